@@ -1,0 +1,101 @@
+"""What the ledger asks for. Imperative, frozen; the dispatcher carries them out in order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mpengine.core.job import Outcome
+from mpengine.core.records import Batch, Record, SpanSink
+
+
+@dataclass(frozen=True, slots=True)
+class PutBatch:
+    """Write this batch to the queue. Answered by `QueueFull` or `PutFailed` if it cannot be."""
+
+    batch: Batch
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """Deliver the outcome to the record's sink."""
+
+    record: Record
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """Hand the pickled values of `count` calls of a map to its iterator."""
+
+    sink: SpanSink
+    position: int
+    count: int
+    blob: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DeliverError:
+    """Tell a map's iterator that the call at `position` ended badly."""
+
+    sink: SpanSink
+    position: int
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """Nothing to do but tell observers: this attempt ended badly and another will follow after `delay` seconds."""
+
+    record: Record
+    error: BaseException
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class Retract:
+    """Take back every batch no worker has claimed. Answered by `Retracted`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Revoke:
+    """Ask a worker to start no further item of this batch. Answered by `GaveBack` or by the board."""
+
+    worker: int
+    batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Flush:
+    """Ask a worker to log the values it holds back for a group of calls."""
+
+    worker: int
+    batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupt:
+    """Break off this item from inside, if it is still the one that runs."""
+
+    worker: int
+    batch: int
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """Kill this worker with its process tree; take its Python stack first. Answered by `WorkerExited`."""
+
+    worker: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """No worker will read this batch any more: its room in the arena is free."""
+
+    batch: Batch
+
+
+Action = (
+    PutBatch | Settle | Deliver | DeliverError | Retried | Retract | Revoke | Flush | Interrupt | Kill | Forget
+)  # fmt: skip

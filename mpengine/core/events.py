@@ -1,0 +1,147 @@
+"""What the ledger can be told. Past tense, frozen; nothing here does anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mpengine.core.records import Entry, Record, Report
+
+if TYPE_CHECKING:
+    from mpengine.context import Context
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """Jobs and spans were taken in, in this order."""
+
+    entries: Sequence[Entry]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReady:
+    """A worker has finished its start and takes batches from now on."""
+
+    worker: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """A worker's log held these ends of items of a batch."""
+
+    worker: int
+    batch: int
+    reports: Sequence[Report]
+
+
+@dataclass(frozen=True, slots=True)
+class GaveBack:
+    """A worker handed back the items of a batch from `index` on; it has not started them and will not."""
+
+    worker: int
+    batch: int
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """A worker's board row: the batch it claimed, the item it last started (-1: none), when (None: not told)."""
+
+    worker: int
+    batch: int
+    index: int
+    since: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerExited:
+    """A worker is dead, its log read to the end. `batch`, `index`: its last claim and start, as in `Observed`."""
+
+    worker: int
+    pid: int
+    exitcode: int | None
+    batch: int = 0
+    index: int = -1
+    peak_memory: int = 0
+    stack: str = ""
+    problem: str = ""  # what we know beyond the exit code, e.g. "it wrote a bad frame"
+
+
+@dataclass(frozen=True, slots=True)
+class Retracted:
+    """These batches were taken back out of the queue before any worker claimed them."""
+
+    batches: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class QueueFull:
+    """The queue had no room for this batch; no worker has seen it."""
+
+    batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class PutFailed:
+    """This batch could not be written (no memory, say); no worker has seen it."""
+
+    batch: int
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequested:
+    """Someone gave up a job. `running`: also if it has started."""
+
+    record: Record
+    reason: str
+    running: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ContextCancelled:
+    """A context with open jobs was cancelled."""
+
+    context: Context
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StreamClosed:
+    """An iterator was dropped or closed; nobody waits for what was drawn for it."""
+
+    stream: object
+
+
+@dataclass(frozen=True, slots=True)
+class PendingCancelled:
+    """A shutdown cancels all that has not started."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Abandoned:
+    """A shutdown's time is over: what still waits is cancelled, what still runs will be killed and is lost."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Broke:
+    """Workers cannot be kept alive; everything open fails with this."""
+
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class TimePassed:
+    """Nothing but the time has changed. Comes after an `Observed` of every worker."""
+
+
+Event = (
+    Accepted | WorkerReady | Reported | GaveBack | Observed | WorkerExited | Retracted | QueueFull | PutFailed
+    | CancelRequested | ContextCancelled | StreamClosed | PendingCancelled | Abandoned | Broke | TimePassed
+)  # fmt: skip

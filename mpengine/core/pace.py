@@ -1,0 +1,43 @@
+"""How long calls of a function take, and so how many of them make a batch.
+
+The dispatcher thread writes, any thread may read: an estimate is one float in a dict.
+"""
+
+from __future__ import annotations
+
+# Work in one batch, in seconds. Long enough that the parent's ~100 us a batch are 2 %; short enough that a batch is
+# soon over when another worker is idle, and two a worker outlast the 5 ms for which a busy thread may keep the GIL.
+TARGET_S = 0.005
+MAX_ITEMS = 4096  # bounds the memory a batch of free calls takes
+MAX_KEYS = 4096
+
+_FALL = 0.25  # weight of a new, lower measurement
+
+
+class Pace:
+    """Seconds a call, per function key: rises at once, falls slowly, so that surprises make batches smaller."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, float] = {}
+
+    def observe(self, key: int, calls: int, seconds: float) -> None:
+        """`calls` calls of the function took `seconds` in all."""
+        sample = seconds / calls
+        old = self._seconds.get(key)
+        if old is None and len(self._seconds) >= MAX_KEYS:
+            self._seconds.clear()  # estimates only: they come back with the next measurement
+        if old is None or sample >= old:
+            self._seconds[key] = sample
+        else:
+            self._seconds[key] = old + (sample - old) * _FALL
+
+    def seconds(self, key: int) -> float | None:
+        """The estimate for one call, or None if none was measured yet."""
+        return self._seconds.get(key)
+
+    def calls(self, key: int, *, at_most: int = MAX_ITEMS) -> int:
+        """How many calls make one batch: 1 as long as nothing is known."""
+        seconds = self._seconds.get(key)
+        if seconds is None:
+            return 1
+        return max(1, min(at_most, int(TARGET_S / max(seconds, 1e-9))))

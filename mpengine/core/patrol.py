@@ -1,0 +1,161 @@
+"""Watching what workers hold: timeouts, jobs given up, and jobs stuck behind a long one. Part of the ledger.
+
+An item is broken off in steps, each with its own condition:
+
+    not claimed by anyone ──▶ Retract: it comes back, and is settled where it comes back
+    claimed, not started  ──▶ Revoke: its worker gives it back before it would start it
+    running               ──▶ Interrupt, and `stop_grace` later Kill
+
+Revoke needs no answer from a worker that sits in a long job. It stores the revocation in shared memory, and a worker
+reads that after it has stored which item it starts. So if the board still shows the same item `SETTLE_S` after the
+revocation was stored, then the worker will see it before the next, and the items behind it can be given to another.
+(A store is visible to other processors within a microsecond; SETTLE_S is a thousand times that.)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mpengine.core import actions as do
+from mpengine.core import verdicts
+from mpengine.core.job import Status
+from mpengine.core.records import Batch, Doom
+
+if TYPE_CHECKING:
+    from mpengine.core.ledger import Ledger
+
+PATROL_S = 0.005  # between looks at a batch whose results may lie unannounced in its worker's log
+STUCK_S = 0.020  # an item that runs this long holds up those behind it: they go to another worker
+SETTLE_S = 0.002
+IDLE_PATROL_S = 0.050  # between looks at a batch of many items that nobody has claimed yet
+
+
+class Patrol:
+    """Decides about batches in flight. Its answers go out through the ledger it belongs to."""
+
+    def __init__(self, ledger: Ledger, stop_grace: float) -> None:
+        self._ledger = ledger
+        self._stop_grace = stop_grace
+
+    def sent(self, batch: Batch, now: float) -> None:
+        """A batch has just been formed."""
+        self._plan(batch, now)
+
+    def progressed(self, batch: Batch, now: float) -> None:
+        """Some of its items were reported, not all."""
+        batch.index_since = max(batch.index_since, now) if batch.index < batch.done else batch.index_since
+        self._plan(batch, now)
+
+    def pursue(self, batch: Batch, now: float) -> None:
+        """Something in this batch was given up: act at once on what is known of it."""
+        if batch.worker is None:
+            self._ledger.emit(do.Retract())
+            batch.check_at = now + PATROL_S  # or else somebody claims it first
+        else:
+            self.check(batch, now)
+
+    def call_back(self, batch: Batch, now: float) -> None:
+        """Nothing more of this batch is to be started; what runs may finish."""
+        if batch.worker is None:
+            self._ledger.emit(do.Retract())
+            batch.check_at = now + PATROL_S
+        elif batch.size > max(batch.done, batch.index + 1):
+            self._revoke(batch, now)
+            self._plan(batch, now)
+
+    def check(self, batch: Batch, now: float) -> None:
+        """Decide about a batch; the board was read just before."""
+        if batch.worker is not None:
+            self._expire(batch, now)
+            self._break_off(batch, now)
+            self._unblock(batch, now)
+        if batch.seq in self._ledger.batches:
+            self._plan(batch, now)
+
+    # ---- decisions -------------------------------------------------------------------------------------------------
+
+    def _current(self, batch: Batch) -> int | None:
+        """The item that runs, as far as the board tells."""
+        return batch.index if batch.done <= batch.index < batch.size else None
+
+    def _expire(self, batch: Batch, now: float) -> None:
+        index = self._current(batch)
+        if index is None or batch.span is not None:
+            return
+        record = batch.records[index]
+        if record.doom is None and record.timeout is not None and now >= batch.index_since + record.timeout:
+            error = verdicts.timeout_error(record, record.attempt + 1, record.timeout)
+            record.doom = Doom(Status.EXPIRED, error, retry=True)
+
+    def _break_off(self, batch: Batch, now: float) -> None:
+        """Revoke what was given up and waits in the worker's hand; interrupt, then kill, what runs."""
+        assert batch.worker is not None
+        index = self._current(batch)
+        if batch.span is not None:
+            doomed = batch.span.cancelled
+            waiting = doomed
+            # A call of microseconds is over before it can be broken off: the revocation ends the batch after it.
+            running = doomed and batch.revoked_at is not None and batch.index_since <= batch.revoked_at
+        else:
+            running = index is not None and batch.records[index].doom is not None
+            later = batch.records[(batch.done if index is None else index + 1) : batch.size]
+            waiting = any(record.doom is not None for record in later)
+        if waiting:
+            self._revoke(batch, now)
+        if not running or index is None:
+            return
+        if batch.interrupted != index:
+            batch.interrupted = index
+            batch.kill_at = now + self._stop_grace
+            self._ledger.emit(do.Interrupt(batch.worker, batch.seq, index))
+        elif batch.kill_at is not None and now >= batch.kill_at and not batch.killed:
+            batch.killed = True
+            self._ledger.emit(do.Kill(batch.worker, f"it did not heed an interrupt for {self._stop_grace:g} s"))
+
+    def _unblock(self, batch: Batch, now: float) -> None:
+        """Take from a worker what is stuck behind a long item, or what it was asked to give back."""
+        index = self._current(batch)
+        if index is None:
+            return
+        assert batch.worker is not None
+        stuck = now - batch.index_since >= STUCK_S
+        if stuck and batch.span is not None and index > batch.done:
+            self._ledger.emit(do.Flush(batch.worker, batch.seq))
+        if index + 1 >= batch.size:
+            return
+        if batch.revoked_at is None:
+            if stuck:
+                self._revoke(batch, now)
+        elif batch.index_since <= batch.revoked_at and now >= batch.revoked_at + SETTLE_S:
+            self._ledger.truncate(batch, index + 1, now)
+
+    def _revoke(self, batch: Batch, now: float) -> None:
+        if batch.revoked_at is None:
+            assert batch.worker is not None
+            batch.revoked_at = now
+            self._ledger.emit(do.Revoke(batch.worker, batch.seq))
+
+    # ---- when to look again ----------------------------------------------------------------------------------------
+
+    def _plan(self, batch: Batch, now: float) -> None:
+        """Set `check_at`: as seldom as the batch allows, never for a single job without limits."""
+        times: list[float] = []
+        index = self._current(batch)
+        if batch.revoked_at is not None and (index is None or index + 1 < batch.size):
+            times.append(now + PATROL_S)
+        elif batch.size - batch.done > 1:
+            times.append(now + (PATROL_S if batch.worker is not None else IDLE_PATROL_S))
+        elif batch.span is not None and batch.span.cancelled:
+            times.append(now + PATROL_S)
+        if batch.kill_at is not None and not batch.killed and batch.interrupted == index:
+            times.append(max(batch.kill_at, now))
+        if batch.span is None:
+            waiting = batch.records[batch.done : batch.size]
+            limits = [record.timeout for record in waiting if record.timeout is not None]
+            if index is not None and batch.records[index].timeout is not None and batch.records[index].doom is None:
+                times.append(batch.index_since + (batch.records[index].timeout or 0.0))
+            elif limits:
+                times.append(now + min(limits))
+            if any(record.doom is not None for record in waiting) and batch.interrupted != index:
+                times.append(now + PATROL_S)
+        batch.check_at = min(times, default=None)

@@ -1,0 +1,218 @@
+"""The ledger's own entries. Mutable, owned by the ledger; other threads only hand them in and pass them on.
+
+    Record  one accepted job                              state: PENDING -> QUEUED -> settled
+    Span    a run of calls of one mapped function         state: the same, as a whole
+    Batch   what travels in one queue message: records, or one span
+
+A batch's items are numbered from 0 in the order they run. A worker reports them in that order, so three numbers tell
+everything: items below `done` are reported, item `index` is the one last seen started, those above were not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mpengine.core.job import Job, Outcome, Status
+
+if TYPE_CHECKING:
+    from mpengine.context import Context
+
+
+class State(Enum):
+    """Where a record is. Claimed or running is known of its batch, not of the record."""
+
+    PENDING = "pending"
+    QUEUED = "queued"
+    SETTLED = "settled"
+
+
+class Sink(Protocol):
+    """Where outcomes go: a future or an iterator. Opaque to the ledger."""
+
+    def start(self, record: Record) -> bool:
+        """The record is about to be sent; False: it was cancelled, do not run it."""
+
+    def settle(self, record: Record, outcome: Outcome) -> None:
+        """Deliver the outcome. Called once per record, by the dispatcher thread."""
+
+
+class SpanSink(Protocol):
+    """Where the values of a mapped function go. Opaque to the ledger."""
+
+    def deliver(self, position: int, count: int, blob: bytes) -> None:
+        """Take the pickled values of the calls [position, position + count)."""
+
+    def fail(self, position: int, error: BaseException) -> None:
+        """The call at this position ended badly."""
+
+
+class Doom:
+    """Why a job has to end before its time: decided once, first come first served."""
+
+    __slots__ = ("error", "retry", "status")
+
+    def __init__(self, status: Status, error: BaseException, *, retry: bool = False) -> None:
+        self.status = status
+        self.error = error
+        self.retry = retry  # it ends the attempt only: a timeout, not a deadline or a cancellation
+
+
+class Record:
+    """One accepted job, with the engine's defaults filled in."""
+
+    __slots__ = (
+        "accepted_at", "attempt", "batch", "deadline", "doom", "errors", "job", "key", "payload", "problem",
+        "retries", "seq", "sink", "started_at", "state", "stream", "timeout", "worker_pid",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        job: Job,
+        sink: Sink,
+        *,
+        payload: bytes | None,
+        key: int = 0,
+        timeout: float | None = None,
+        retries: int = 0,
+        deadline: float | None = None,
+        problem: BaseException | None = None,
+        stream: object | None = None,
+    ) -> None:
+        self.job = job
+        self.sink = sink
+        self.payload = payload
+        self.problem = problem  # why it could not be pickled, if so
+        self.key = key  # of the function, for the pace
+        self.timeout = timeout
+        self.retries = retries
+        self.deadline = deadline
+        self.stream = stream  # the iterator it was drawn for, if any
+        self.seq = 0  # given by the ledger
+        self.state = State.PENDING
+        self.attempt = 0
+        self.errors: tuple[BaseException, ...] = ()
+        self.batch: Batch | None = None
+        self.doom: Doom | None = None
+        self.accepted_at = 0.0
+        self.started_at: float | None = None
+        self.worker_pid: int | None = None
+
+    @property
+    def context(self) -> Context | None:
+        return self.job.context
+
+    @property
+    def priority(self) -> int:
+        return self.job.priority
+
+
+class Span:
+    """Calls [first, stop) of a payload that holds the arguments of many calls of one function.
+
+    `position` is the place of the payload's call 0 in the input of its map. Parts of a span share the payload.
+    """
+
+    __slots__ = (
+        "cancelled", "first", "fn", "key", "payload", "position", "priority", "sink", "state", "stop", "stream",
+    )  # fmt: skip
+
+    def __init__(
+        self, sink: SpanSink, fn: Any, payload: bytes, *, position: int, first: int, stop: int, key: int = 0
+    ) -> None:
+        self.sink = sink
+        self.stream: object = sink
+        self.fn = fn  # an opaque handle on the pickled function, for the transport
+        self.payload = payload
+        self.position = position
+        self.first = first
+        self.stop = stop
+        self.key = key
+        self.priority = 0
+        self.state = State.PENDING
+        self.cancelled = False
+
+    def __len__(self) -> int:
+        return self.stop - self.first
+
+    @property
+    def name(self) -> str:
+        """The mapped function's name, for people."""
+        return str(self.fn.name)
+
+    def part(self, first: int, stop: int) -> Span:
+        """The calls [first, stop) of the same payload, as a span of its own."""
+        return Span(
+            self.sink, self.fn, self.payload, position=self.position, first=first, stop=stop, key=self.key
+        )  # fmt: skip
+
+
+Entry = Record | Span
+
+
+class Batch:
+    """What one worker claims at once. See the module's text for `done` and `index`."""
+
+    __slots__ = (
+        "check_at", "done", "index", "index_since", "interrupted", "kill_at", "killed", "records", "revoked_at",
+        "sent_at", "seq", "size", "span", "worker",
+    )  # fmt: skip
+
+    def __init__(self, seq: int, *, records: Sequence[Record] = (), span: Span | None = None, now: float) -> None:
+        self.seq = seq
+        self.records = records
+        self.span = span
+        self.size = len(span) if span is not None else len(records)
+        self.sent_at = now
+        self.done = 0
+        self.index = -1
+        self.index_since = now
+        self.worker: int | None = None
+        self.revoked_at: float | None = None
+        self.interrupted = -1  # the item a worker was asked to break off
+        self.kill_at: float | None = None
+        self.killed = False
+        self.check_at: float | None = None
+
+
+class Report:
+    """The end of one item, or the values of `count` calls of a span, as a worker told it and the collector read it."""
+
+    __slots__ = (
+        "count",
+        "duration",
+        "error",
+        "index",
+        "interrupted",
+        "peak_memory",
+        "skipped",
+        "stack",
+        "started_at",
+        "value",
+    )
+
+    def __init__(
+        self,
+        index: int,
+        value: Any = None,
+        *,
+        count: int = 1,
+        error: BaseException | None = None,
+        interrupted: bool = False,
+        skipped: bool = False,
+        stack: str = "",
+        started_at: float = 0.0,
+        duration: float = 0.0,
+        peak_memory: int = 0,
+    ) -> None:
+        self.index = index
+        self.value = value
+        self.count = count
+        self.error = error
+        self.interrupted = interrupted  # broken off from inside, as it was asked to be
+        self.stack = stack  # where it was when it was broken off
+        self.skipped = skipped  # never started: its future was cancelled while the batch was being sent
+        self.started_at = started_at
+        self.duration = duration
+        self.peak_memory = peak_memory
