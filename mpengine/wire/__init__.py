@@ -1,0 +1,1 @@
+"""What crosses between processes: the layout of messages, and how users' objects become bytes and back."""

@@ -1,0 +1,108 @@
+"""Users' objects to bytes and back.
+
+Plain pickle where it can, cloudpickle where it cannot. What lives in `__main__` (or in a module registered with
+`cloudpickle.register_pickle_by_value`) must travel by value, because workers do not import the user's `__main__`; but
+plain pickle would happily write its name. So the pickle is searched for the module's name: a hit, also one by chance
+in some string, only means that cloudpickle does the work.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cloudpickle
+
+PROTOCOL = 5
+
+# Immutable, and their pickles hold no reference to any other object: values of these types are the same now and later,
+# so that a list of them may be pickled at once without changing what each of them was.
+ATOMS = frozenset({int, float, str, bytes, bool, complex, type(None)})
+
+loads = pickle.loads
+
+
+_MAIN = (b"__main__",)
+
+
+def by_value_names() -> tuple[bytes, ...]:
+    """Names of the modules whose functions and classes must not travel by name."""
+    registered = cloudpickle.list_registry_pickle_by_value()
+    if not registered and "__mp_main__" not in sys.modules:
+        return _MAIN
+    # __mp_main__: we are a child of multiprocessing ourselves, and this is its parent's __main__.
+    return (*_MAIN, b"__mp_main__", *(name.encode() for name in registered))
+
+
+def dumps(obj: Any) -> bytes:
+    """Pickle a user's object. Raises what the pickler raises."""
+    try:
+        data = pickle.dumps(obj, PROTOCOL)
+    except (pickle.PicklingError, AttributeError, TypeError):
+        return _dumps_by_value(obj)  # a lambda, a closure, a local class; or something that cannot be pickled at all
+    for name in by_value_names():
+        if name in data:
+            return _dumps_by_value(obj)
+    return data
+
+
+def _dumps_by_value(obj: Any) -> bytes:
+    main = sys.modules.get("__mp_main__")
+    if main is not None and main.__name__ not in cloudpickle.list_registry_pickle_by_value():
+        _register_mp_main(main)
+    data: bytes = cloudpickle.dumps(obj, PROTOCOL)
+    return data
+
+
+def _register_mp_main(main: Any) -> None:
+    try:
+        cloudpickle.register_pickle_by_value(main)
+    except ValueError:  # it goes by another name: then its classes do, too
+        return
+
+
+def dump_call(fn: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
+    """Pickle a call, to be run in a worker. Where a part cannot be pickled, a note on the error names it."""
+    try:
+        return dumps((fn, tuple(args), dict(kwargs)))
+    except BaseException as error:
+        error.add_note(_blame_call(fn, args, kwargs))
+        raise
+
+
+def _blame_call(fn: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    parts = [("the function", fn)]
+    parts += [(f"argument {number}", arg) for number, arg in enumerate(args, 1)]
+    parts += [(f"keyword argument {name!r}", arg) for name, arg in kwargs.items()]
+    for name, part in parts:
+        if not can_dump(part):
+            kind = type(part).__qualname__
+            return f"{name} (a {kind}) cannot be pickled; pass something that can, or make it in the job"
+    return "the call cannot be pickled as a whole, though each of its parts can"
+
+
+def can_dump(obj: Any) -> bool:
+    """Whether an object can be pickled. Runs the user's code, which may raise anything."""
+    try:
+        dumps(obj)
+    except BaseException:
+        return False
+    return True
+
+
+def dump_values(values: list[Any], flags: bytearray | None) -> bytes:
+    """Pack many values at once: atoms as they are, others pickled before by `dumps` and flagged with 1.
+
+    Args:
+        values: atoms, or bytes where flagged.
+        flags: as long as `values`; None: all are atoms.
+    """
+    return pickle.dumps((values, None if flags is None else bytes(flags)), PROTOCOL)
+
+
+def load_values(blob: Any) -> tuple[list[Any], bytes | None]:
+    """The values and flags of `dump_values`; flagged ones are still pickled."""
+    values, flags = pickle.loads(blob)
+    return values, flags

@@ -1,0 +1,81 @@
+"""Layout of everything that crosses: tickets (parent to workers), the board row, log records (worker to parent).
+
+    ticket   32 bytes, one packet of the queue's pipe together with what fits behind it
+             seq u64 | kind u32 | items u32 | offset u64 | length u64      length 0: the body follows inline
+    body     header length u32 | header (a pickle of plain values) | the payloads, one after another
+    row      64-bit words in the first page of a worker's channel, see the names below
+    record   64 bytes of header, then the blob, in a worker's log
+
+A started item is one 64-bit word, so that one store says it all: batch << INDEX_BITS | index + 1.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+TICKET = struct.Struct("<QIIQQ")
+PACKET_BYTES = 4096  # PIPE_BUF: what one write puts into one packet
+INLINE_BYTES = PACKET_BYTES - TICKET.size
+
+JOBS, SPAN, PILL = 0x4D50_0001, 0x4D50_0002, 0x4D50_0003
+
+INDEX_BITS = 24
+INDEX_MASK = (1 << INDEX_BITS) - 1
+
+# Words of the row. The kernel writes the first four (a claim is the ticket, read straight into the row); the worker
+# those up to PARENT_WORDS; the parent the rest.
+CLAIM = 0
+STARTED = 4
+STARTED_AT = 5  # a double: monotonic seconds
+COMMITTED = 6  # bytes of log written, ever
+PEAK_MEMORY = 7  # bytes
+PROGRESS_DONE, PROGRESS_TOTAL = 8, 9  # doubles
+PARENT_WORDS = 16
+CONSUMED = 16  # bytes of log read, ever
+REVOKED = 17  # a batch: start no further item of it
+INTERRUPT = 18  # a started word: break this item off
+FLUSH = 19  # a batch: log the values held back
+
+ROW_BYTES = 4096
+LOG_BYTES = 1 << 20
+BULK_BASE = ROW_BYTES + LOG_BYTES  # blobs too large for the log lie in the file behind it
+
+RECORD = struct.Struct("<IHHIIQddQQQ")
+RECORD_MAGIC = 0x4D50_4C47
+
+# Kinds of records
+SKIP = 0  # the rest of the log up to its end is unused
+READY = 1
+START_FAILED = 2
+VALUE = 3
+ERROR = 4
+INTERRUPTED = 5
+SKIPPED = 6
+VALUES = 7
+GAVE_BACK = 8
+LEAVING = 9
+
+
+def started_word(batch: int, index: int) -> int:
+    """The word that says which item a worker has started."""
+    return batch << INDEX_BITS | (index + 1)
+
+
+def split_started(word: int) -> tuple[int, int]:
+    """Batch and item of a started word; item -1: none."""
+    return word >> INDEX_BITS, (word & INDEX_MASK) - 1
+
+
+def body_parts(header: Any, payloads: Sequence[bytes]) -> list[bytes]:
+    """The buffers of a body, in order."""
+    packed = pickle.dumps(header, 5)
+    return [struct.pack("<I", len(packed)), packed, *payloads]
+
+
+def split_body(body: memoryview) -> tuple[Any, memoryview]:
+    """The header, and the payloads in one piece."""
+    (length,) = struct.unpack_from("<I", body)
+    return pickle.loads(body[4 : 4 + length]), body[4 + length :]
