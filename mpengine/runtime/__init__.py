@@ -1,0 +1,1 @@
+"""Processes, pipes and shared memory: the thin effects around the core."""

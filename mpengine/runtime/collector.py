@@ -1,0 +1,108 @@
+"""From a worker's log to events: users' values and errors are unpickled here, one by one. Dispatcher thread only.
+
+The values of a map are passed on as bytes: the iterator that hands them out unpickles them, in its consumer's thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mpengine.core import events as ev
+from mpengine.core.records import Batch, Report
+from mpengine.core.verdicts import describe, span_subject
+from mpengine.errors import InternalError
+from mpengine.runtime.channel import BadFrame, LogReader, LogRecord
+from mpengine.wire import codec
+from mpengine.wire import messages as wire
+from mpengine.wire.remote_error import unpack_error
+
+
+class Collector:
+    """Reads logs.
+
+    Args:
+        batch_of: The open batch of a number, for the words of a note; None if it is closed.
+    """
+
+    def __init__(self, batch_of: Callable[[int], Batch | None]) -> None:
+        self._batch_of = batch_of
+
+    def collect(self, worker: int, pid: int, log: LogReader) -> tuple[list[ev.Event], list[LogRecord], str]:
+        """Read all that is committed.
+
+        Returns:
+            Events for the ledger, in order; records about the worker itself (READY, ...); what is wrong with the log,
+            or "".
+        """
+        events: list[ev.Event] = []
+        about: list[LogRecord] = []
+        reports: list[Report] = []
+        batch = 0
+
+        def close() -> None:
+            nonlocal reports
+            if reports:
+                events.append(ev.Reported(worker, batch, reports))
+                reports = []
+
+        problem = ""
+        try:
+            for record in log.records():
+                if record.kind in (wire.READY, wire.START_FAILED, wire.LEAVING):
+                    about.append(record)
+                    continue
+                if record.batch != batch:
+                    close()
+                    batch = record.batch
+                if record.kind == wire.GAVE_BACK:
+                    close()
+                    events.append(ev.GaveBack(worker, batch, record.index))
+                else:
+                    reports.append(self._report(record, pid))
+        except BadFrame as error:
+            problem = f"writing rubbish into its log ({error})"
+        except MemoryError:
+            problem = "sending a result this process has no memory for"
+        close()
+        return events, about, problem
+
+    def _report(self, record: LogRecord, pid: int) -> Report:
+        report = Report(
+            record.index, count=record.count, started_at=record.started_at, duration=record.duration,
+            peak_memory=record.peak_memory,
+        )  # fmt: skip
+        if record.kind == wire.VALUE:
+            try:
+                report.value = codec.loads(record.blob)
+            except BaseException as error:  # a user's object may raise anything while it is rebuilt
+                error.add_note(self._note(record, pid, "its result cannot be unpickled here"))
+                report.error = error
+        elif record.kind == wire.VALUES:
+            report.value = record.blob
+        elif record.kind == wire.ERROR:
+            report.error = unpack_error(record.blob, self._note(record, pid, "raised"))
+        elif record.kind == wire.INTERRUPTED:
+            report.interrupted = True
+            report.stack = bytes(record.blob).decode(errors="replace")
+            if self._is_span(record):
+                report.error = InternalError("interrupted call of a closed map")
+        elif record.kind == wire.SKIPPED:
+            report.skipped = True
+        else:
+            raise BadFrame(f"kind {record.kind}")
+        return report
+
+    def _is_span(self, record: LogRecord) -> bool:
+        batch = self._batch_of(record.batch)
+        return batch is not None and batch.span is not None
+
+    def _note(self, record: LogRecord, pid: int, what: str) -> str:
+        batch = self._batch_of(record.batch)
+        if batch is None or record.index >= batch.size:
+            subject = "a job"
+        elif batch.span is not None:
+            subject = span_subject(batch.span, batch.span.position + batch.span.first + record.index)
+        else:
+            job_record = batch.records[record.index]
+            subject = describe(job_record, job_record.attempt + 1)
+        return f"mpengine: {subject}, in worker pid {pid}: {what}"

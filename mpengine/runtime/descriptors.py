@@ -1,0 +1,50 @@
+"""The parent's ends. A forked copy of this process closes them at once, before anything else runs in it.
+
+Without that, the copy of a pipe's end would keep workers from noticing that the parent is gone, and the copy's exit or
+garbage collection could act on processes that are not its own.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+
+_ours: set[int] = set()
+_kept = threading.local()  # of the forking thread, which is the one that lives on in the child
+
+
+def own(*fds: int) -> None:
+    """These descriptors belong to an engine of this process."""
+    _ours.update(fds)
+
+
+def close(*fds: int) -> None:
+    """Close descriptors that were owned. Out of the set first: the number may be given away again at once."""
+    for fd in fds:
+        if fd in _ours:
+            _ours.discard(fd)
+            os.close(fd)
+
+
+def forget(fd: int) -> None:
+    """Somebody else has closed it."""
+    _ours.discard(fd)
+
+
+def keep_in_fork(*fds: int) -> None:
+    """Forks by this thread are a worker's, which keeps these; none: they are not any more."""
+    _kept.fds = fds
+
+
+def _after_fork_in_child() -> None:
+    for fd in list(_ours):
+        if fd not in getattr(_kept, "fds", ()):
+            try:
+                os.close(fd)
+            except OSError:
+                continue
+    _ours.clear()
+    _kept.fds = ()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

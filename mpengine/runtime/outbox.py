@@ -1,0 +1,142 @@
+"""From batches to tickets in the job queue, and back out again. Dispatcher thread only."""
+
+from __future__ import annotations
+
+import itertools
+import queue
+from dataclasses import dataclass, field
+
+from mpengine.core.records import Batch, Record
+from mpengine.runtime.arena import Arena
+from mpengine.runtime.job_queue import JobQueue
+from mpengine.wire import messages as wire
+
+_keys = itertools.count(1)
+
+
+@dataclass(slots=True, eq=False)
+class MappedFunction:
+    """The function of a map: crosses once per worker, as a block of the arena that its batches refer to."""
+
+    name: str
+    blob: bytes
+    star: bool  # called with a tuple of arguments
+    key: int = field(default_factory=lambda: next(_keys))
+    block: tuple[int, int] | None = None
+    users: int = 0  # batches in flight
+    finished: bool = False  # its map is over
+
+
+class Outbox:
+    """Writes batches. See `core.actions.PutBatch`, `Retract` and `Forget`."""
+
+    def __init__(self) -> None:
+        self.queue = JobQueue()
+        self.arena = Arena()
+        self._blocks: dict[int, int] = {}  # batch -> offset of its body
+        self._pills = 0
+
+    def put(self, batch: Batch) -> list[Record]:
+        """Write a batch; returns its records whose futures turned out to be cancelled: those are sent empty.
+
+        Raises:
+            queue.Full: There is no room for a further ticket.
+            OSError: There is no memory for the body.
+        """
+        refused: list[Record] = []
+        if batch.span is not None:
+            kind, parts = wire.SPAN, self._span_parts(batch)
+        else:
+            kind, parts = wire.JOBS, self._job_parts(batch, refused)
+        size = sum(len(part) for part in parts)
+        ticket: bytes
+        if size <= wire.INLINE_BYTES:
+            ticket = wire.TICKET.pack(batch.seq, kind, batch.size, 0, 0) + b"".join(parts)
+        else:
+            offset, length = self.arena.store(parts)
+            self._blocks[batch.seq] = offset
+            ticket = wire.TICKET.pack(batch.seq, kind, batch.size, offset, length)
+        try:
+            self.queue.put(ticket)
+        except queue.Full:
+            self._free(batch)
+            raise
+        if batch.span is not None:
+            batch.span.fn.users += 1
+        return refused
+
+    def _job_parts(self, batch: Batch, refused: list[Record]) -> list[bytes]:
+        header = []
+        payloads = []
+        for record in batch.records:
+            payload = record.payload or b""
+            if not record.sink.start(record):
+                refused.append(record)
+                payload = b""
+            header.append((record.job.id, record.attempt + 1, record.deadline, record.timeout, len(payload)))
+            payloads.append(payload)
+        return wire.body_parts(header, payloads)
+
+    def _span_parts(self, batch: Batch) -> list[bytes]:
+        span = batch.span
+        assert span is not None
+        fn: MappedFunction = span.fn
+        if fn.block is None:
+            fn.block = self.arena.store([fn.blob])
+        header = (fn.key, *fn.block, span.first, span.stop, span.position + span.first, fn.star)
+        return wire.body_parts(header, [span.payload])
+
+    def put_pill(self) -> bool:
+        """Tell one worker, whichever takes it, to leave; False if the queue is full."""
+        try:
+            self.queue.put(wire.TICKET.pack(0, wire.PILL, 0, 0, 0))
+        except queue.Full:
+            return False
+        self._pills += 1
+        return True
+
+    def pill_taken(self) -> None:
+        """A worker has left; if a pill was out, that was it."""
+        if self._pills:
+            self._pills -= 1
+            self.queue.task_done()
+
+    def retract(self) -> list[int]:
+        """Take back all that nobody has claimed; returns the batches, oldest first. Pills are dropped."""
+        seqs = []
+        for ticket in self.queue.take_back():
+            seq, kind, *_ = wire.TICKET.unpack_from(ticket)
+            if kind == wire.PILL:
+                self.pill_taken()
+            else:
+                seqs.append(seq)
+        return seqs
+
+    def forget(self, batch: Batch) -> None:
+        """No worker will look at this batch any more."""
+        self._free(batch)
+        self.queue.task_done()
+        if batch.span is not None:
+            batch.span.fn.users -= 1
+            self.release_function(batch.span.fn)
+
+    def finish(self, fn: MappedFunction) -> None:
+        """The map is over: its function goes when its last batch has gone."""
+        fn.finished = True
+        self.release_function(fn)
+
+    def release_function(self, fn: MappedFunction) -> None:
+        """Free the function's block if nobody needs it."""
+        if fn.finished and not fn.users and fn.block is not None:
+            self.arena.free(fn.block[0])
+            fn.block = None
+
+    def _free(self, batch: Batch) -> None:
+        offset = self._blocks.pop(batch.seq, None)
+        if offset is not None:
+            self.arena.free(offset)
+
+    def close(self) -> None:
+        """Give everything back. All workers must be gone."""
+        self.queue.close()
+        self.arena.close()

@@ -1,0 +1,344 @@
+"""In a worker: run the items of a batch one after another and log how each ended.
+
+Before each item, in this order: store which one starts (`STARTED`), then look whether the batch was revoked. The parent
+does the reverse, and so the two can never both believe that the item is theirs (see core/patrol.py).
+
+User code runs only between `self._armed = True` and `False`, and only there may the parent's signal break it off: the
+handler checks that the item to be interrupted is still the one that runs. Armed is cleared before the exception is
+raised, so one request raises once.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any
+
+from mpengine.current import CurrentJob
+from mpengine.errors import JobInterrupt
+from mpengine.runtime.channel import LogWriter
+from mpengine.runtime.clock import monotonic
+from mpengine.wire import codec
+from mpengine.wire import messages as wire
+from mpengine.wire.remote_error import format_traceback, pack_error
+
+RING_S = 0.001  # results wait at most this long for the bell while jobs keep ending
+GROUP_S = 0.0001  # calls of a map whose values are logged together: what a crash may cause to run again
+MAX_GROUP = 1024
+FUNCTIONS = 16  # mapped functions kept unpickled
+PEAK_AFTER_S = 0.001  # shorter jobs are not worth the system call that tells the peak memory
+
+
+class Runner:
+    """Runs batches for a worker.
+
+    Args:
+        log: Where the ends go.
+        ring: Tell the parent to read it.
+        fetch: Read a block of the arena.
+        max_tasks: Leave after this many calls; None: stay.
+    """
+
+    def __init__(
+        self,
+        log: LogWriter,
+        ring: Callable[[], None],
+        fetch: Callable[[int, int], memoryview],
+        max_tasks: int | None,
+    ) -> None:
+        self.leaving = False
+        self._log = log
+        self._words = log.words
+        self._ring_bell = ring
+        self._fetch = fetch
+        self._tasks_left = max_tasks
+        self._pid = os.getpid()
+        self._armed = False
+        self._last_ring = 0.0
+        self._peak = 0
+        self._current: tuple[str, int, float | None] | None = None
+        self._functions: dict[int, Any] = {}
+        self._held: _Held | None = None
+
+    # ---- what a job may ask ----------------------------------------------------------------------------------------
+
+    def describe(self) -> CurrentJob | None:
+        """For `current_job()`."""
+        if os.getpid() != self._pid or not self._words[wire.STARTED] & wire.INDEX_MASK:
+            return None
+        if self._held is not None:
+            batch, index = wire.split_started(self._words[wire.STARTED])
+            if batch != self._held.batch:
+                return None
+            about: tuple[str, int, float | None] = (f"map-{self._held.position + index}", 1, None)
+        elif self._current is not None:
+            about = self._current
+        else:
+            return None
+        word = self._words[wire.STARTED]
+        return CurrentJob(*about, lambda: self._words[wire.INTERRUPT] == word, self._show_progress)
+
+    def _show_progress(self, done: float, total: float) -> None:
+        self._log.doubles[wire.PROGRESS_DONE] = done
+        self._log.doubles[wire.PROGRESS_TOTAL] = total
+
+    def on_signal(self, signum: int, frame: FrameType | None) -> None:
+        """The parent wants something of the item that runs; a request that comes too late is nothing."""
+        if not self._armed or os.getpid() != self._pid:
+            return
+        word = self._words[wire.STARTED]
+        if self._words[wire.INTERRUPT] == word:
+            self._armed = False
+            raise JobInterrupt("the job's time is over, or it was cancelled")
+        if self._held is not None and self._words[wire.FLUSH] == self._held.batch:
+            self._armed = False
+            self._held.log(self._log, 0.0)
+            self._ring()
+            self._armed = True
+
+    # ---- jobs --------------------------------------------------------------------------------------------------------
+
+    def run_jobs(self, seq: int, body: memoryview) -> None:
+        """Run a batch of jobs: each is logged by itself, before the next starts."""
+        header, payloads = wire.split_body(body)
+        last = len(header) - 1
+        at = 0
+        for index, (name, attempt, deadline, timeout, size) in enumerate(header):
+            if self._tasks_left is not None and not self._tasks_left:
+                self._give_back(seq, index)
+                return
+            payload = payloads[at : at + size]
+            at += size
+            now = monotonic()
+            self._log.doubles[wire.STARTED_AT] = now
+            self._words[wire.STARTED] = wire.started_word(seq, index)
+            if self._words[wire.REVOKED] == seq:
+                self._give_back(seq, index)
+                return
+            if size:
+                ends = [t for t in (deadline, None if timeout is None else now + timeout) if t is not None]
+                self._current = (name, attempt, min(ends, default=None))
+                kind, blob = self._run_one(payload)
+                self._current = None
+                self._log_end(kind, blob, seq, index, now)
+                del blob
+            else:
+                self._log.commit(wire.SKIPPED, batch=seq, index=index)
+            if index == last or index == 0 or monotonic() - self._last_ring > RING_S:
+                self._ring()
+            self._count(1)
+
+    def _run_one(self, payload: memoryview) -> tuple[int, bytes]:
+        try:
+            try:
+                self._armed = True
+                fn, args, kwargs = codec.loads(payload)
+                blob = codec.dumps(fn(*args, **kwargs))
+            finally:
+                self._armed = False
+                self._leave_if_forked()
+        except BaseException as error:  # a user's job may raise anything
+            return self._failed(error)
+        return wire.VALUE, blob
+
+    def _failed(self, error: BaseException) -> tuple[int, bytes]:
+        tb = _users_part(error.__traceback__)
+        if isinstance(error, JobInterrupt) and self._words[wire.INTERRUPT] == self._words[wire.STARTED]:
+            return wire.INTERRUPTED, format_traceback(error, tb).encode(errors="replace")
+        return wire.ERROR, pack_error(error, tb)
+
+    def _log_end(self, kind: int, blob: bytes, seq: int, index: int, started_at: float) -> None:
+        duration = monotonic() - started_at
+        if duration > PEAK_AFTER_S or not self._peak:
+            self._peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        try:
+            self._log.commit(
+                kind, blob, batch=seq, index=index, started_at=started_at, duration=duration, peak_memory=self._peak
+            )
+        except OSError as error:  # no room for a large result, or its descriptor was closed: nothing was logged
+            error.add_note(f"its result of {len(blob)} bytes could not be handed over")
+            blob = pack_error(error, None)
+            self._log.commit(wire.ERROR, blob, batch=seq, index=index, started_at=started_at, duration=duration)
+
+    # ---- calls of a map ----------------------------------------------------------------------------------------------
+
+    def run_span(self, seq: int, body: memoryview) -> None:
+        """Run calls of one function: their values are logged in groups of at most about `GROUP_S` of work."""
+        (key, offset, length, first, stop, position, star), payload = wire.split_body(body)
+        held = self._held = _Held(seq, position)
+        try:
+            self._words[wire.STARTED] = wire.started_word(seq, 0)
+            fn, values, flags = self._load_span(key, offset, length, payload)
+            count = stop - first
+            index = 0
+            group = 1
+            while index < count:
+                if self._tasks_left is not None:
+                    group = min(group, self._tasks_left)
+                    if not group:
+                        self._give_back(seq, index)
+                        return
+                before = index
+                started_at = monotonic()
+                index, revoked, error = self._run_group(
+                    fn, values, flags, first, index, min(count, index + group), star, seq
+                )
+                ended_at = monotonic()
+                done = index - before
+                held.log(self._log, ended_at - started_at)
+                if error is not None:
+                    kind, blob = self._failed(error)
+                    self._log.commit(kind, blob, batch=seq, index=index, started_at=started_at)
+                    index += 1
+                    done += 1
+                    del error
+                if index == count or before == 0 or ended_at - self._last_ring > RING_S:
+                    self._ring()
+                self._count(done)
+                if revoked:
+                    self._give_back(seq, index)
+                    return
+                if ended_at - started_at < GROUP_S / 2 and done == group:
+                    group = min(MAX_GROUP, group * 2)
+                elif ended_at - started_at > GROUP_S:
+                    group = max(1, group // 2)
+        finally:
+            self._held = None
+
+    def _run_group(
+        self, fn: Any, values: list[Any], flags: bytes | None, first: int, index: int, stop: int, star: bool, seq: int
+    ) -> tuple[int, bool, BaseException | None]:
+        """Run calls [index, stop). Returns (the first call that gave no value, revoked?, that call's error)."""
+        words, held, atoms, loads = self._words, self._held, codec.ATOMS, codec.loads
+        assert held is not None
+        append = held.values.append
+        base = wire.started_word(seq, 0)
+        revoked = False
+        try:
+            try:
+                self._armed = True
+                while index < stop:
+                    words[wire.STARTED] = base + index
+                    if words[wire.REVOKED] == seq:
+                        revoked = True
+                        break
+                    value = values[first + index]
+                    if flags is not None and flags[first + index]:
+                        value = loads(value)
+                    value = fn(*value) if star else fn(value)
+                    if type(value) in atoms:
+                        append(value)
+                    else:
+                        held.append_pickled(codec.dumps(value))
+                    index += 1
+            finally:
+                self._armed = False
+                self._leave_if_forked()
+        except BaseException as error:  # a user's job may raise anything
+            # From the values, not from `index`: an interrupt may come between the value and the count, and then
+            # it comes too late.
+            index = held.next_index()
+            if index > wire.split_started(words[wire.STARTED])[1]:
+                return index, False, None
+            return index, False, error
+        return index, revoked, None
+
+    def _load_span(
+        self, key: int, offset: int, length: int, payload: memoryview
+    ) -> tuple[Any, list[Any], bytes | None]:
+        values, flags = codec.load_values(payload)
+        fn = self._functions.get(key)
+        if fn is None:
+            try:
+                try:
+                    self._armed = True
+                    fn = codec.loads(self._fetch(offset, length))
+                finally:
+                    self._armed = False
+            except BaseException as error:  # the user's function cannot be unpickled here: each call fails with that
+                return _Raise(error), values, flags
+            while len(self._functions) >= FUNCTIONS:
+                del self._functions[next(iter(self._functions))]
+            self._functions[key] = fn
+        return fn, values, flags
+
+    # ---- small things ------------------------------------------------------------------------------------------------
+
+    def _ring(self) -> None:
+        self._ring_bell()
+        self._last_ring = monotonic()
+
+    def _give_back(self, seq: int, index: int) -> None:
+        self._log.commit(wire.GAVE_BACK, batch=seq, index=index)
+        self._ring()
+
+    def _count(self, calls: int) -> None:
+        if self._tasks_left is not None:
+            self._tasks_left -= calls
+            self.leaving = self._tasks_left <= 0
+
+    def _leave_if_forked(self) -> None:
+        """A job's fork returns twice; the copy has no business here."""
+        if os.getpid() != self._pid:
+            os._exit(0)
+
+
+class _Held:
+    """Values of a span that were computed and not logged yet: [index, index + len(values))."""
+
+    def __init__(self, batch: int, position: int) -> None:
+        self.batch = batch
+        self.position = position
+        self.index = 0
+        self.values: list[Any] = []
+        self.flags: bytearray | None = None
+
+    def append_pickled(self, blob: bytes) -> None:
+        """Add a value that is not an atom."""
+        if self.flags is None:
+            self.flags = bytearray()
+        self.flags.extend(bytes(len(self.values) - len(self.flags)))
+        self.values.append(blob)
+        self.flags.append(1)
+
+    def next_index(self) -> int:
+        """The first call without a value."""
+        return self.index + len(self.values)
+
+    def log(self, log: LogWriter, seconds: float) -> None:
+        """Commit what is held; it took so many seconds."""
+        count = len(self.values)
+        if not count:
+            return
+        if self.flags is not None:
+            self.flags.extend(bytes(count - len(self.flags)))
+        blob = codec.dump_values(self.values, self.flags)
+        try:
+            log.commit(wire.VALUES, blob, batch=self.batch, index=self.index, count=count, duration=seconds)
+        except OSError as error:
+            error.add_note(f"{count} results of {len(blob)} bytes could not be handed over")
+            blob = pack_error(error, None)
+            for index in range(self.index, self.index + count):
+                log.commit(wire.ERROR, blob, batch=self.batch, index=index)
+        self.index += count
+        self.values.clear()
+        self.flags = None
+
+
+class _Raise:
+    """Stands in for a function that could not be unpickled."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def __call__(self, *args: Any) -> Any:
+        raise self._error
+
+
+def _users_part(tb: TracebackType | None) -> TracebackType | None:
+    """The traceback without our own frames at its top."""
+    while tb is not None and tb.tb_frame.f_code.co_filename == __file__:
+        tb = tb.tb_next
+    return tb

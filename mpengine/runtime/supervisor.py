@@ -1,0 +1,243 @@
+"""Starts, watches, stops and replaces workers. Knows nothing of jobs. Dispatcher thread, but for the launcher's.
+
+    STARTING ──READY logged──▶ READY ──▶ GONE          a handle's states; `rung` says what it took to end it
+        └──── died, or START_FAILED logged ──▶ GONE
+
+Starting a process can block (a pipe to a child that is slow to read), so a launcher thread of its own does that and
+posts the handle to the dispatcher.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from multiprocessing.context import BaseContext
+from typing import Any
+
+import psutil
+
+from mpengine.core.policy import Rung
+from mpengine.errors import WorkerStartError
+from mpengine.runtime import descriptors, leash, tree
+from mpengine.runtime.channel import LogReader
+from mpengine.runtime.clock import monotonic
+from mpengine.runtime.ends import WorkerEnds
+from mpengine.runtime.outbox import Outbox
+from mpengine.runtime.process import WorkerProcess
+
+_STACK_WAIT_S = 0.1  # for a worker's faulthandler to write; C code with the GIL held does not delay it
+_STACK_BYTES = 1 << 16
+
+
+class WorkerState(Enum):
+    """See the module's text."""
+
+    STARTING = "starting"
+    READY = "ready"
+    GONE = "gone"
+
+
+@dataclass(eq=False)
+class WorkerHandle:
+    """The parent's record of one worker."""
+
+    id: int
+    process: WorkerProcess
+    pid: int
+    pidfd: int
+    log: LogReader
+    bell_fd: int
+    leash_fds: tuple[int, int]
+    crash_fd: int
+    started_at: float
+    state: WorkerState = WorkerState.STARTING
+    leaving: bool = False  # it has said that it goes: recycled
+    killed_for: str = ""  # why we killed it
+    rung: Rung = Rung.DIED
+    exitcode: int | None = None
+    stack: str = ""
+    start_error: BaseException | None = None
+
+    def request_stack(self, signum: int) -> str:
+        """Its Python stack now, all threads; "" if it does not answer. Blocks up to 0.1 s."""
+        before = os.fstat(self.crash_fd).st_size
+        tree.send_to(self.pidfd, signum)
+        until = monotonic() + _STACK_WAIT_S
+        poll_fd = self.pidfd
+        while monotonic() < until:
+            if os.fstat(self.crash_fd).st_size > before or tree.wait_readable(poll_fd, 0.002):
+                break
+        tree.wait_readable(poll_fd, 0.002)  # the rest of it: faulthandler writes line by line
+        return self.read_stack(before)
+
+    def read_stack(self, start: int = 0) -> str:
+        """What faulthandler has written from there on."""
+        with contextlib.suppress(OSError):
+            return os.pread(self.crash_fd, _STACK_BYTES, start).decode(errors="replace")
+        return ""
+
+
+class Supervisor:
+    """See the module's text.
+
+    Args:
+        size: Workers to keep.
+        context: Of multiprocessing.
+        outbox: Where their jobs come from.
+        spec: initializer, initargs, max_tasks and threads of `WorkerEnds`.
+        post: Hand something to the dispatcher thread: a new handle, or the error of a failed start.
+        name: Of the engine, for process names.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        context: BaseContext,
+        outbox: Outbox,
+        spec: dict[str, Any],
+        post: Callable[[WorkerHandle | WorkerStartError], None],
+        name: str,
+    ) -> None:
+        self.size = size
+        self.handles: dict[int, WorkerHandle] = {}
+        self.starting = 0  # asked of the launcher, not posted yet
+        self._start_method = context.get_start_method()
+        self._outbox = outbox
+        self._spec = spec
+        self._post = post
+        self._name = name
+        self._next_id = 1
+        self._requests: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._launcher: threading.Thread | None = None
+
+    # ---- starting --------------------------------------------------------------------------------------------------
+
+    def start_here(self, count: int) -> None:
+        """Start workers in the calling thread: for `fork`, before this process has threads of ours."""
+        for _ in range(count):
+            self.starting += 1
+            self._launch(self._take_id())
+
+    def start(self, count: int) -> None:
+        """Have workers started by the launcher; returns at once."""
+        if self._launcher is None:
+            self._launcher = threading.Thread(
+                target=_launch_all, args=(self._requests, self._launch), name=f"{self._name}-launcher", daemon=True
+            )  # fmt: skip
+            self._launcher.start()
+        for _ in range(count):
+            self.starting += 1
+            self._requests.put(self._take_id())
+
+    def _take_id(self) -> int:
+        self._next_id += 1
+        return self._next_id - 1
+
+    def _launch(self, worker: int) -> None:
+        """Launcher thread: make a worker's ends, start it, post its handle."""
+        try:
+            self._post(self._make(worker))
+        except Exception as error:
+            failure = WorkerStartError(
+                f"worker {worker} of {self._name} could not be started ({self._start_method}): "
+                f"{type(error).__name__}: {error}"
+            )
+            failure.__cause__ = error
+            self._post(failure)
+
+    def _make(self, worker: int) -> WorkerHandle:
+        with contextlib.ExitStack() as undo:
+            log = LogReader()
+            undo.callback(log.close)
+            bell_r, bell_w = os.pipe2(os.O_CLOEXEC)
+            leash_r, leash_w = leash.make()
+            crash_fd = os.memfd_create("mpengine-crash", os.MFD_CLOEXEC)
+            ours = (bell_r, bell_w, leash_r, leash_w, crash_fd)
+            descriptors.own(*ours)
+            undo.callback(descriptors.close, *ours)
+            for fd in (bell_r, bell_w):
+                os.set_blocking(fd, False)
+            ends = WorkerEnds(
+                queue=self._outbox.queue, arena_fd=self._outbox.arena.read_fd, channel_fd=log.fd, bell_fd=bell_w,
+                leash_fd=leash_r, crash_fd=crash_fd, **self._spec,
+            )  # fmt: skip
+            process = WorkerProcess(self._start_method, f"{self._name}-worker-{worker}", ends)
+            process.start()
+            undo.callback(process.release)
+            undo.callback(process.kill)
+            pid = process.pid
+            assert pid is not None
+            pidfd = os.pidfd_open(pid)
+            descriptors.own(pidfd)
+            descriptors.close(bell_w)  # so that its closing at the other side is seen
+            undo.pop_all()
+            return WorkerHandle(
+                worker, process, pid, pidfd, log, bell_r, (leash_r, leash_w), crash_fd, monotonic()
+            )  # fmt: skip
+
+    def adopt(self, handle: WorkerHandle) -> None:
+        """A handle was posted."""
+        self.starting -= 1
+        self.handles[handle.id] = handle
+
+    # ---- ending ------------------------------------------------------------------------------------------------------
+
+    def alive(self) -> list[WorkerHandle]:
+        """Workers not known to be dead."""
+        return list(self.handles.values())
+
+    def missing(self) -> int:
+        """How many to start to be at full size; those about to leave do not count."""
+        return self.size - self.starting - sum(not handle.leaving for handle in self.handles.values())
+
+    def terminate(self, handle: WorkerHandle) -> None:
+        """SIGTERM to the worker and all below it."""
+        handle.rung = Rung.TERMINATED
+        below = tree.descendants(handle.pid)
+        tree.send_to(handle.pidfd, signal.SIGTERM)
+        tree.send_to(handle.pidfd, signal.SIGCONT)  # a stopped process takes no SIGTERM
+        tree.send(below, signal.SIGTERM)
+
+    def kill(self, handle: WorkerHandle, why: str) -> None:
+        """SIGKILL to the worker and all below it, whatever group or session they moved to."""
+        handle.rung = Rung.KILLED
+        handle.killed_for = handle.killed_for or why
+        below = tree.descendants(handle.pid)
+        tree.send_to(handle.pidfd, signal.SIGKILL)
+        tree.send(below, signal.SIGKILL)
+
+    def bury(self, handle: WorkerHandle) -> None:
+        """A worker is dead and its log read: learn its exit code, end what it left in its group, close everything."""
+        handle.state = WorkerState.GONE
+        handle.exitcode = handle.process.exit_status()
+        handle.stack = handle.stack or handle.read_stack()
+        self.handles.pop(handle.id, None)
+        leash_r, leash_w = handle.leash_fds
+        descriptors.close(leash_w)  # the leash first: the kernel kills what is left of the group
+        descriptors.close(leash_r, handle.bell_fd, handle.crash_fd, handle.pidfd)
+        handle.log.close()
+        handle.process.release()
+
+    def close(self) -> None:
+        """No more starts. The launcher ends when it has done what it was asked."""
+        if self._launcher is not None:
+            self._requests.put(None)
+
+
+def _launch_all(requests: queue.SimpleQueue[int | None], launch: Callable[[int], None]) -> None:
+    while (worker := requests.get()) is not None:
+        launch(worker)
+
+
+def memory_of(handle: WorkerHandle) -> int:
+    """Resident bytes of a worker and all below it."""
+    total = tree.resident_bytes(handle.pid)
+    with contextlib.suppress(psutil.Error):
+        total += sum(tree.resident_bytes(p.pid) for p in psutil.Process(handle.pid).children(recursive=True))
+    return total

@@ -1,0 +1,47 @@
+"""Signals to a worker's whole process tree."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+
+import psutil
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    """All processes below this one, now. Empty if it is gone."""
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.Error:
+        return []
+
+
+def send(processes: list[psutil.Process], signum: int) -> None:
+    """Send a signal to those that still are the ones they were (psutil checks the start time)."""
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.send_signal(signum)
+
+
+def send_to(pidfd: int, signum: int) -> None:
+    """Send a signal to exactly this process; nothing if it is gone."""
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, signum)
+
+
+def wait_readable(fd: int, seconds: float) -> bool:
+    """Whether a descriptor is readable within that time; a pidfd is when its process has ended."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
+
+
+def resident_bytes(pid: int) -> int:
+    """Resident memory now; 0 if it cannot be told."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as statm:
+            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError, ValueError):
+        return 0

@@ -1,0 +1,155 @@
+"""A worker's life: start, take batches, run them, leave.
+
+    main ─▶ leash, signals, initializer ─▶ READY ─▶ loop: claim ─▶ run ─▶ log ─▶ (ring)  ─▶ pill, or leaving
+
+Whatever a job does, its end is logged exactly once, and the loop goes on with the next. What it logs counts from the
+moment of the log's store; what it has not started is not its to lose. It imports nothing of the parent's side: each
+spawned child pays for its imports.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import pickle
+import signal
+import sys
+from multiprocessing import util
+from typing import NoReturn
+
+from mpengine import current
+from mpengine.runtime import arena, leash
+from mpengine.runtime.channel import LogWriter
+from mpengine.runtime.ends import WorkerEnds
+from mpengine.runtime.running import Runner
+from mpengine.runtime.signals import INTERRUPT_SIGNAL, STACK_SIGNAL
+from mpengine.wire import messages as wire
+from mpengine.wire.remote_error import pack_error
+
+_FULL_WAIT_S = 0.0005  # between looks at a log that the parent has not read yet
+_THREAD_LIMITS = (
+    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)  # fmt: skip
+
+EXIT_DONE = 0
+EXIT_START_FAILED = 70  # EX_SOFTWARE
+EXIT_DAMAGED = 71  # EX_OSERR: a job has closed what the worker needs; it ran nothing when it left
+
+
+def main(ends: WorkerEnds) -> NoReturn:
+    """Run a worker in this process until it gets a pill. Never returns."""
+    leash.arm(ends.leash_fd)
+    _set_signals(ends.crash_fd)
+    worker = Worker(ends)
+    status = EXIT_START_FAILED
+    if worker.start():
+        status = worker.loop()
+    _leave(status)
+
+
+def _set_signals(crash_fd: int) -> None:
+    signal.set_wakeup_fd(-1)  # a forked worker has its parent's
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    faulthandler.enable(crash_fd)
+    faulthandler.register(STACK_SIGNAL, crash_fd, all_threads=True)
+
+
+def _leave(status: int) -> NoReturn:
+    """The way out after a pill: multiprocessing's finalizers (a queue's feeder thread flushes there), then `_exit`.
+
+    Not a normal return: threads that a job has left behind must not keep the process.
+    """
+    with contextlib.suppress(BaseException):
+        util._exit_function()  # type: ignore[attr-defined]
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(BaseException):
+            stream.flush()
+    os._exit(status)
+
+
+class Worker:
+    """See the module's text."""
+
+    def __init__(self, ends: WorkerEnds) -> None:
+        self._ends = ends
+        self._log = LogWriter(ends.channel_fd, self.ring, self._wait)
+        self._inline = memoryview(bytearray(wire.INLINE_BYTES))
+        self._runner = Runner(self._log, self.ring, self._fetch, ends.max_tasks)
+
+    # ---- start -----------------------------------------------------------------------------------------------------
+
+    def start(self) -> bool:
+        """Everything up to READY; False if it failed, which is then logged."""
+        ends = self._ends
+        if ends.threads is not None:
+            for name in _THREAD_LIMITS:
+                os.environ.setdefault(name, str(ends.threads))
+        try:
+            initializer, initargs = ends.initializer, ends.initargs
+            if ends.packed_initializer is not None:
+                initializer, initargs = pickle.loads(ends.packed_initializer)
+                ends.packed_initializer = None
+            if initializer is not None:
+                initializer(*initargs)
+        except BaseException as error:
+            tb = error.__traceback__.tb_next if error.__traceback__ is not None else None
+            self._log.commit(wire.START_FAILED, pack_error(error, tb))
+            self.ring()
+            return False
+        signal.signal(INTERRUPT_SIGNAL, self._runner.on_signal)
+        current.provide(self._runner.describe)
+        self._log.commit(wire.READY)
+        self.ring()
+        return True
+
+    # ---- the loop --------------------------------------------------------------------------------------------------
+
+    def loop(self) -> int:
+        """Take and run batches; return the exit code when it is time to leave."""
+        row, inline, queue = self._log.row, self._inline, self._ends.queue
+        while True:
+            try:
+                size = queue.get_into(row, inline)
+            except OSError:  # a job has closed it
+                return EXIT_DAMAGED
+            if size < wire.TICKET.size:
+                return EXIT_DAMAGED
+            seq, kind, _items, offset, length = wire.TICKET.unpack(row)
+            if kind == wire.PILL:
+                return EXIT_DONE
+            try:
+                if length:
+                    body = self._fetch(offset, length)
+                else:
+                    body = inline[: size - wire.TICKET.size]
+            except (OSError, MemoryError, EOFError):
+                # Nothing of it has started: another worker can run all of it.
+                self._log.commit(wire.GAVE_BACK, batch=seq)
+                self.ring()
+                return EXIT_DAMAGED
+            if kind == wire.JOBS:
+                self._runner.run_jobs(seq, body)
+            else:
+                self._runner.run_span(seq, body)
+            del body
+            if self._runner.leaving:
+                self._log.commit(wire.LEAVING)
+                self.ring()
+                return EXIT_DONE
+
+    def _fetch(self, offset: int, length: int) -> memoryview:
+        return arena.fetch(self._ends.arena_fd, offset, length)
+
+    # ---- the parent ------------------------------------------------------------------------------------------------
+
+    def ring(self) -> None:
+        """Tell the parent that there is something to read. Never blocks for long: a byte that waits is as good."""
+        with contextlib.suppress(OSError):  # full, or closed by a job: then the parent sees that
+            os.write(self._ends.bell_fd, b"\0")
+
+    def _wait(self) -> None:
+        if leash.parent_gone(self._ends.leash_fd, _FULL_WAIT_S):
+            os._exit(EXIT_DAMAGED)
