@@ -1,0 +1,354 @@
+"""`Engine`: what users hold. A `concurrent.futures.Executor` over worker processes."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+import itertools
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.context import BaseContext
+from types import TracebackType
+from typing import Any, NoReturn
+
+from mpengine.core import events as ev
+from mpengine.core.job import Job, Outcome, function_name
+from mpengine.core.records import Record, Sink
+from mpengine.errors import EngineBroken, EngineClosed
+from mpengine.futures import JobFuture
+from mpengine.observing import Observer
+from mpengine.options import DEFAULT_STOP_GRACE_S, Options
+from mpengine.runtime.clock import monotonic
+from mpengine.runtime.dispatcher import Dispatcher
+from mpengine.runtime.outbox import MappedFunction
+from mpengine.runtime.stopping import ShutdownReport, ShutdownRequest
+from mpengine.snapshot import EngineStats, WorkerRow, engine_stats, worker_rows
+from mpengine.streams import MapStream, RunStream, iterate, iterate_outcomes, iterate_values, map_by_submit
+from mpengine.wire import codec
+
+_numbers = itertools.count(1)
+
+
+class Engine(concurrent.futures.Executor):
+    """Runs jobs in worker processes: one outcome for each, whatever happens to it.
+
+    All methods may be called from any thread, also from done-callbacks. Use it as a context manager: leaving the block
+    finishes what was accepted; leaving it through an exception cancels what has not started, through KeyboardInterrupt
+    also what runs.
+
+    Args:
+        max_workers: Worker processes; None: `cpu_count()`, the CPUs this process may use.
+        mp_context: A multiprocessing context, or "forkserver", "spawn" or "fork"; None: what the program chose with
+            `multiprocessing.set_start_method`, else "forkserver".
+        initializer: Called as ``initializer(*initargs)`` in each worker before its first job. If it raises, the
+            engine is broken.
+        initargs: May hold locks and queues of the same context.
+        max_tasks_per_child: A worker is replaced after this many jobs; None: never.
+        max_pending: Accepted jobs not yet started, above which `submit` and `dispatch` block; None: no bound.
+        timeout: Seconds an attempt of a job may run, unless the job says otherwise; None: for ever.
+        retries: Further attempts of a job after its first, unless the job says otherwise.
+        threads_per_worker: Threads of BLAS and OpenMP in each worker, unless the environment says otherwise; None:
+            theirs to choose.
+        stop_grace: Seconds a job has, once interrupted, before its worker is killed.
+        observers: Callables that are told what happens, see `mpengine.observing`.
+        name: For threads, processes and messages.
+
+    Raises:
+        ValueError, TypeError: An option makes no sense.
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        mp_context: BaseContext | str | None = None,
+        initializer: Callable[..., Any] | None = None,
+        initargs: Iterable[Any] = (),
+        *,
+        max_tasks_per_child: int | None = None,
+        max_pending: int | None = None,
+        timeout: float | None = None,
+        retries: int = 0,
+        threads_per_worker: int | None = 1,
+        stop_grace: float = DEFAULT_STOP_GRACE_S,
+        observers: Iterable[Observer] = (),
+        name: str | None = None,
+    ) -> None:
+        self._options = Options.check(
+            max_workers, mp_context, initializer, initargs, max_tasks_per_child=max_tasks_per_child,
+            max_pending=max_pending, timeout=timeout, retries=retries, threads_per_worker=threads_per_worker,
+            stop_grace=stop_grace, observers=observers, name=name or f"mpengine-{next(_numbers)}",
+        )  # fmt: skip
+        self._max_workers = self._options.workers  # ProcessPoolExecutor's users read it
+        self._dispatcher = Dispatcher(self._options)
+        _open.add(self._dispatcher)
+        weakref.finalize(self, _dropped, self._dispatcher).atexit = False
+
+    # ---- one job ---------------------------------------------------------------------------------------------------
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> JobFuture:
+        """Run ``fn(*args, **kwargs)`` in a worker. As in Executor.
+
+        The call is pickled here and now; what cannot be pickled is the future's error, not raised. Blocks only above
+        `max_pending`.
+
+        Raises:
+            EngineClosed: After shutdown.
+            EngineBroken: Workers cannot be kept alive.
+        """
+        return self.dispatch(Job(fn, args, kwargs))
+
+    def dispatch(self, job: Job) -> JobFuture:
+        """Run one `Job`. As `submit`; and a ValueError if a job of the same id is open."""
+        future = JobFuture(job)
+        record = self._record(job, future)
+        if self._dispatcher.ids.setdefault(job.id, record) is not record:
+            raise _taken(job)
+        future._cancel_job = functools.partial(_request_cancel, self._dispatcher, record)
+        try:
+            self._dispatcher.accept([record], 1, block=True)
+        except BaseException:
+            self._dispatcher.ids.pop(job.id, None)
+            raise
+        return future
+
+    def _record(self, job: Job, sink: Sink) -> Record:
+        """Pickle a job and fill in what it leaves to the engine."""
+        self._check_process()
+        payload: bytes | None = None
+        problem: BaseException | None = None
+        try:
+            payload = codec.dump_call(job.fn, job.args, job.kwargs)
+        except Exception as error:  # the user's objects, which may raise anything
+            problem = error
+        context = job.context
+        if context is not None:
+            context._listen(self._dispatcher)
+        options = self._options
+        return Record(
+            job, sink, payload=payload, problem=problem, key=pace_key(job.fn),
+            timeout=options.timeout if job.timeout is None else job.timeout,
+            retries=options.retries if job.retries is None else job.retries,
+            deadline=None if context is None else context.deadline,
+        )  # fmt: skip
+
+    # ---- many jobs -------------------------------------------------------------------------------------------------
+
+    def run(self, jobs: Iterable[Job], *, ordered: bool = False) -> Iterator[Outcome]:
+        """The batch call: yield one `Outcome` per job, as they come, or in the order of the input.
+
+        Draws from `jobs` lazily, in the caller's thread, a bounded window ahead, from now on; endless input is fine. A
+        job's failure is its outcome, never an exception of the iterator. Closing or dropping the iterator cancels what
+        was drawn and has not ended.
+
+        Raises:
+            EngineClosed, EngineBroken: When the next outcome is asked for. An exception of `jobs` itself is raised
+                after the outcomes of what it gave before.
+        """
+        self._check_open()
+        return iterate_outcomes(self._run_stream(jobs, ordered=ordered))
+
+    def _run_stream(
+        self, jobs: Iterable[Job], *, ordered: bool, deadline: float | None = None, buffersize: int | None = None
+    ) -> RunStream:  # fmt: skip
+        return RunStream(
+            self._dispatcher, iter(jobs), self._admit, ordered=ordered, deadline=deadline, buffersize=buffersize
+        )  # fmt: skip
+
+    def _admit(self, job: Job, sink: Sink) -> Record:
+        """A record for `run`, where a taken id is that job's own failure."""
+        record = self._record(job, sink)
+        record.stream = sink
+        if self._dispatcher.ids.setdefault(job.id, record) is not record:
+            record.problem = _taken(job)
+        return record
+
+    def map(
+        self,
+        fn: Callable[..., Any],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[Any]:
+        """Yield ``fn(*args)`` for the zipped arguments, in order. As in Executor, but lazy.
+
+        Draws its input in the caller's thread, a bounded window ahead, the first window now; endless input is fine. The
+        first call that fails raises its error here and ends the iterator, which cancels the rest; so does closing it.
+
+        Args:
+            timeout: Seconds from now; a value that is asked for and not there by then raises TimeoutError.
+            chunksize: Accepted for those who come from elsewhere; never needed.
+            buffersize: Calls drawn and not yet handed out, at most; None: the engine's own measure.
+        """
+        return self._map(fn, iterables, timeout, chunksize, buffersize, ordered=True)
+
+    def map_unordered(self, fn: Callable[..., Any], *iterables: Iterable[Any], chunksize: int = 1) -> Iterator[Any]:
+        """As `map`, with the values as they come."""
+        return self._map(fn, iterables, None, chunksize, None, ordered=False)
+
+    def _map(
+        self,
+        fn: Callable[..., Any],
+        iterables: tuple[Iterable[Any], ...],
+        timeout: float | None,
+        chunksize: int,
+        buffersize: int | None,
+        *,
+        ordered: bool,
+    ) -> Iterator[Any]:
+        if chunksize < 1:
+            raise ValueError("chunksize must be >= 1.")
+        if buffersize is not None and buffersize < 1:
+            raise ValueError("buffersize must be None or > 0")
+        self._check_open()
+        deadline = None if timeout is None else monotonic() + timeout
+        items = zip(*iterables, strict=False)
+        if type(self).submit is not Engine.submit or "submit" in self.__dict__:
+            return map_by_submit(self.submit, fn, items, deadline, buffersize or 4 * self._max_workers)
+        options = self._options
+        if options.timeout is not None or options.retries or options.observers:
+            # Each call is a job with limits of its own, and with events for those who look.
+            jobs = (Job(fn, args) for args in items)
+            stream = self._run_stream(jobs, ordered=ordered, deadline=deadline, buffersize=buffersize)
+            return iterate_values(stream)
+        star = len(iterables) != 1
+        problem: BaseException | None = None
+        packed = b""
+        try:
+            packed = codec.dumps(fn)
+        except Exception as error:  # the user's function, whose parts may raise anything
+            problem = error
+            problem.add_note(f"mpengine: the mapped function `{function_name(fn)}` cannot be pickled")
+        source = items if star else iter(iterables[0])
+        mapped = MapStream(
+            self._dispatcher, MappedFunction(function_name(fn), packed, star), pace_key(fn), source,
+            ordered=ordered, deadline=deadline, buffersize=buffersize, problem=problem,
+        )  # fmt: skip
+        return iterate(mapped)
+
+    # ---- looking -----------------------------------------------------------------------------------------------------
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until every accepted job has its outcome; the engine stays open. False after `timeout` seconds.
+
+        From a done-callback it cannot wait, and raises RuntimeError.
+        """
+        self._check_process()
+        if self._dispatcher.is_own_thread():
+            raise RuntimeError("join() inside a done-callback would wait for itself; call it from another thread")
+        return self._dispatcher.join(timeout)
+
+    def stats(self) -> EngineStats:
+        """Counts by state, and throughput. Cheap; a snapshot that other threads may be changing."""
+        self._check_process()
+        return engine_stats(self._dispatcher)
+
+    def workers(self) -> list[WorkerRow]:
+        """One row per worker: pid, state, job, age, memory."""
+        self._check_process()
+        return worker_rows(self._dispatcher)
+
+    # ---- the end -----------------------------------------------------------------------------------------------------
+
+    def shutdown(  # type: ignore[override]
+        self, wait: bool = True, *, cancel_futures: bool = False, timeout: float | None = None
+    ) -> ShutdownReport:  # fmt: skip
+        """Take no more jobs, finish the accepted ones, end the workers. May be called again, and from anywhere.
+
+        Args:
+            wait: Return when every worker is gone; else at once, and the rest happens in the background.
+            cancel_futures: Cancel what has not started.
+            timeout: Seconds for all of it; then what waits is cancelled, what runs is killed and lost. None: as long
+                as the jobs take. Bounds the shutdown also with ``wait=False``.
+
+        Returns:
+            What it came to. Incomplete with ``wait=False``, and when called inside a done-callback, which cannot wait.
+        """
+        dispatcher = self._dispatcher
+        if dispatcher.pid != os.getpid():
+            return dispatcher.interim_report()  # a forked copy: nothing here is its own
+        deadline = None if timeout is None else monotonic() + timeout
+        dispatcher.close(ShutdownRequest(deadline, "shutdown(cancel_futures=True)" if cancel_futures else None))
+        if wait and not dispatcher.is_own_thread():
+            dispatcher.closed.wait()
+        return dispatcher.report or dispatcher.interim_report()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:  # fmt: skip
+        if kind is None:
+            self.shutdown()
+        elif issubclass(kind, Exception):
+            self.shutdown(cancel_futures=True)
+        else:  # KeyboardInterrupt and the like: now
+            self.shutdown(cancel_futures=True, timeout=0.0)
+
+    @property
+    def _broken(self) -> EngineBroken | bool:
+        """As in ProcessPoolExecutor: false, or why it is broken."""
+        return self._dispatcher.broken or False
+
+    def _check_process(self) -> None:
+        if self._dispatcher.pid != os.getpid():
+            raise EngineClosed(
+                f"{self._options.name} belongs to process {self._dispatcher.pid}, and this is a forked copy of it "
+                f"(pid {os.getpid()}); make a new Engine here"
+            )
+
+    def _check_open(self) -> None:
+        self._check_process()
+        self._dispatcher.check_open()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an Engine cannot be sent to a worker; make one there, or return jobs to be submitted here")
+
+    def __repr__(self) -> str:
+        state = "closed" if self._dispatcher.closed.is_set() else "broken" if self._broken else "open"
+        return f"<Engine {self._options.name!r} {state}, {self._max_workers} workers>"
+
+
+def pace_key(fn: Any) -> int:
+    """What functions have in common whose calls take the same time: their code."""
+    inner = getattr(fn, "func", fn)  # functools.partial
+    code = getattr(inner, "__code__", None) or getattr(getattr(inner, "__func__", None), "__code__", None)
+    return id(inner) if code is None else id(code)
+
+
+def _taken(job: Job) -> ValueError:
+    return ValueError(f"job id {job.id!r} is taken by an open job; ids must be unique: choose another or leave it out")
+
+
+def _request_cancel(dispatcher: Dispatcher, record: Record, running: bool) -> None:
+    dispatcher.post(ev.CancelRequested(record, "its future was cancelled", running))
+
+
+# ---- engines at the end of the program ---------------------------------------------------------------------------
+
+_open: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
+
+
+def _dropped(dispatcher: Dispatcher) -> None:
+    """An engine was collected: what it accepted is finished, then its workers go."""
+    if dispatcher.pid == os.getpid() and not dispatcher.closed.is_set():
+        dispatcher.close_soon(ShutdownRequest(None, None))
+
+
+def _finish_all() -> None:
+    """At a plain exit of the interpreter accepted jobs are finished, as in Executor; after Ctrl-C they are not."""
+    interrupted = getattr(sys, "last_type", None) in (KeyboardInterrupt, SystemExit)
+    engines = [d for d in list(_open) if d.pid == os.getpid()]
+    for dispatcher in engines:
+        request = ShutdownRequest(monotonic(), "the program was interrupted") if interrupted else None
+        dispatcher.close(request or ShutdownRequest(None, None))
+    for dispatcher in engines:
+        try:
+            dispatcher.closed.wait()
+        except KeyboardInterrupt:
+            dispatcher.close(ShutdownRequest(monotonic(), "the program was interrupted"))
+            dispatcher.closed.wait()
+
+
+threading._register_atexit(_finish_all)  # type: ignore[attr-defined]

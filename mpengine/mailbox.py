@@ -1,0 +1,49 @@
+"""Where results of a `map` or `run` wait for their consumer: the sink the ledger knows.
+
+Apart from the iterator that owns it, which the ledger must not know: an iterator that is dropped is collected at once,
+and says so.
+"""
+
+from __future__ import annotations
+
+import queue
+from typing import Any
+
+from mpengine.core.job import Outcome
+from mpengine.core.records import Record
+
+
+class Mailbox:
+    """Filled by the dispatcher thread, emptied by the consumer's."""
+
+    def __init__(self) -> None:
+        self._mail: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.empty = self._mail.empty
+        self.closed = False
+
+    def receive(self, timeout: float | None) -> Any:
+        """The next that arrives. Raises queue.Empty after `timeout` seconds."""
+        return self._mail.get(timeout=timeout)
+
+    # ---- as the sink of spans: (position, count, blob, error) --------------------------------------------------------
+
+    def deliver(self, position: int, count: int, blob: bytes) -> None:
+        """Values arrived."""
+        if not self.closed:
+            self._mail.put((position, count, blob, None))
+
+    def fail(self, position: int, error: BaseException) -> None:
+        """A call ended badly."""
+        if not self.closed:
+            self._mail.put((position, 1, None, error))
+
+    # ---- as the sink of records: (record, outcome) -------------------------------------------------------------------
+
+    def start(self, record: Record) -> bool:
+        """The record is about to be sent; False: nobody waits for it any more."""
+        return not self.closed
+
+    def settle(self, record: Record, outcome: Outcome) -> None:
+        """A job has its outcome."""
+        if not self.closed:
+            self._mail.put((record, outcome))

@@ -1,0 +1,108 @@
+"""Looking at an engine: `stats()` and `workers()`. Reads what the dispatcher thread writes; changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mpengine.core.job import Status
+from mpengine.runtime.clock import monotonic
+from mpengine.runtime.dispatcher import Dispatcher
+from mpengine.runtime.supervisor import WorkerHandle, WorkerState, memory_of
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """Counts of jobs by state, calls of `map` included.
+
+    Attributes:
+        pending: Accepted and not sent to the workers yet.
+        queued: Sent; waiting in the queue or in a worker's hand, or running.
+        running: Workers that run a job now.
+        retried: Attempts that ended badly and were followed by another.
+        throughput: Jobs ended per second of the engine's life.
+        uptime: Seconds since it was made.
+    """
+
+    pending: int
+    queued: int
+    running: int
+    succeeded: int
+    failed: int
+    expired: int
+    cancelled: int
+    lost: int
+    retried: int
+    throughput: float
+    uptime: float
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRow:
+    """One worker.
+
+    Attributes:
+        pid: Its process.
+        state: "starting", "idle" or "busy".
+        job: The id of the job it runs, or the call of a map; None: none.
+        job_age: Seconds that job has been running, as far as it is known.
+        age: Seconds since it was started.
+        memory: Resident bytes of its process and all below it.
+        done, total: What the job said of its own progress, see `CurrentJob.progress`.
+    """
+
+    pid: int
+    state: str
+    job: str | None
+    job_age: float | None
+    age: float
+    memory: int
+    done: float
+    total: float
+
+
+def engine_stats(dispatcher: Dispatcher) -> EngineStats:
+    """See `Engine.stats`."""
+    ledger = dispatcher.ledger
+    counts = dict(ledger.counts)
+    ended = sum(counts.values())
+    queued = sum(batch.size - batch.done for batch in list(ledger.batches.values()))
+    uptime = monotonic() - dispatcher.started_at
+    return EngineStats(
+        pending=max(0, dispatcher.posted - ended - queued),
+        queued=queued,
+        running=sum(row.state == "busy" for row in _rows(dispatcher, memory=False)),
+        succeeded=counts[Status.SUCCEEDED],
+        failed=counts[Status.FAILED],
+        expired=counts[Status.EXPIRED],
+        cancelled=counts[Status.CANCELLED],
+        lost=counts[Status.LOST],
+        retried=ledger.retried,
+        throughput=ended / uptime if uptime > 0 else 0.0,
+        uptime=uptime,
+    )
+
+
+def worker_rows(dispatcher: Dispatcher) -> list[WorkerRow]:
+    """See `Engine.workers`."""
+    return _rows(dispatcher, memory=True)
+
+
+def _rows(dispatcher: Dispatcher, *, memory: bool) -> list[WorkerRow]:
+    rows = []
+    for handle in list(dispatcher.supervisor.handles.values()):
+        try:
+            rows.append(_row(dispatcher, handle, memory=memory))
+        except ValueError:
+            continue  # it has just been buried: its memory is unmapped
+    return rows
+
+
+def _row(dispatcher: Dispatcher, handle: WorkerHandle, *, memory: bool) -> WorkerRow:
+    now = monotonic()
+    job, since = dispatcher.job_of(handle)
+    done, total = handle.log.progress() if job is not None else (0.0, 0.0)
+    state = "starting" if handle.state is WorkerState.STARTING else "idle" if job is None else "busy"
+    return WorkerRow(
+        handle.pid, state, job, None if since is None else max(0.0, now - since), now - handle.started_at,
+        memory_of(handle) if memory else 0, done, total,
+    )  # fmt: skip
