@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from mpengine.core import events as ev
 from mpengine.core.job import Job, Outcome, function_name
 from mpengine.core.records import Record, Sink
+from mpengine.drawing import CallSource, JobSource, never_blocks
 from mpengine.errors import EngineBroken, EngineClosed
 from mpengine.futures import JobFuture
 from mpengine.observing import Observer
@@ -26,7 +27,15 @@ from mpengine.runtime.dispatcher import Dispatcher
 from mpengine.runtime.outbox import MappedFunction
 from mpengine.runtime.stopping import ShutdownReport, ShutdownRequest
 from mpengine.snapshot import EngineStats, WorkerRow, engine_stats, worker_rows
-from mpengine.streams import MapStream, RunStream, iterate, iterate_outcomes, iterate_values, map_by_submit
+from mpengine.streams import (
+    MapStream,
+    RunStream,
+    failing,
+    iterate,
+    iterate_outcomes,
+    iterate_values,
+    map_by_submit,
+)
 from mpengine.wire import codec
 
 _numbers = itertools.count(1)
@@ -102,8 +111,9 @@ class Engine(concurrent.futures.Executor):
 
     def dispatch(self, job: Job) -> JobFuture:
         """Run one `Job`. As `submit`; and a ValueError if a job of the same id is open."""
+        self._check_process()
         future = JobFuture(job)
-        record = self._record(job, future)
+        record = _record(self._dispatcher, self._options, job, future)
         if self._dispatcher.ids.setdefault(job.id, record) is not record:
             raise _taken(job)
         future._cancel_job = functools.partial(_request_cancel, self._dispatcher, record)
@@ -114,33 +124,14 @@ class Engine(concurrent.futures.Executor):
             raise
         return future
 
-    def _record(self, job: Job, sink: Sink) -> Record:
-        """Pickle a job and fill in what it leaves to the engine."""
-        self._check_process()
-        payload: bytes | None = None
-        problem: BaseException | None = None
-        try:
-            payload = codec.dump_call(job.fn, job.args, job.kwargs)
-        except Exception as error:  # the user's objects, which may raise anything
-            problem = error
-        context = job.context
-        if context is not None:
-            context._listen(self._dispatcher)
-        options = self._options
-        return Record(
-            job, sink, payload=payload, problem=problem, key=pace_key(job.fn),
-            timeout=options.timeout if job.timeout is None else job.timeout,
-            retries=options.retries if job.retries is None else job.retries,
-            deadline=None if context is None else context.deadline,
-        )  # fmt: skip
-
     # ---- many jobs -------------------------------------------------------------------------------------------------
 
     def run(self, jobs: Iterable[Job], *, ordered: bool = False) -> Iterator[Outcome]:
         """The batch call: yield one `Outcome` per job, as they come, or in the order of the input.
 
-        Draws from `jobs` lazily, in the caller's thread, a bounded window ahead, from now on; endless input is fine. A
-        job's failure is its outcome, never an exception of the iterator. Closing or dropping the iterator cancels what
+        Draws from `jobs` lazily, a bounded window ahead, from now on; endless input is fine, and so is one that blocks:
+        unless it is a list or the like, a thread of its own asks it for the next job (see `mpengine.drawing`). A job's
+        failure is its outcome, never an exception of the iterator. Closing or dropping the iterator cancels what
         was drawn and has not ended.
 
         Raises:
@@ -148,22 +139,26 @@ class Engine(concurrent.futures.Executor):
                 after the outcomes of what it gave before.
         """
         self._check_open()
-        return iterate_outcomes(self._run_stream(jobs, ordered=ordered))
+        sure = never_blocks(jobs)
+        return iterate_outcomes(self._run_stream(iter(jobs), sure=sure, ordered=ordered))
 
     def _run_stream(
-        self, jobs: Iterable[Job], *, ordered: bool, deadline: float | None = None, buffersize: int | None = None
-    ) -> RunStream:  # fmt: skip
-        return RunStream(
-            self._dispatcher, iter(jobs), self._admit, ordered=ordered, deadline=deadline, buffersize=buffersize
-        )  # fmt: skip
+        self,
+        jobs: Iterator[Job],
+        *,
+        sure: bool,
+        ordered: bool,
+        deadline: float | None = None,
+        buffersize: int | None = None,
+    ) -> RunStream:
+        def make_source(drawn: Callable[[Record], None]) -> JobSource:
+            return JobSource(self._dispatcher, jobs, self._admitter(), drawn, sure=sure, buffersize=buffersize)
 
-    def _admit(self, job: Job, sink: Sink) -> Record:
-        """A record for `run`, where a taken id is that job's own failure."""
-        record = self._record(job, sink)
-        record.stream = sink
-        if self._dispatcher.ids.setdefault(job.id, record) is not record:
-            record.problem = _taken(job)
-        return record
+        return RunStream(self._dispatcher, make_source, ordered=ordered, deadline=deadline)
+
+    def _admitter(self) -> Callable[[Any, Sink], Record]:
+        """Makes records for `run`; without a reference to the engine, for a thread may keep it."""
+        return functools.partial(_admit, self._dispatcher, self._options)
 
     def map(
         self,
@@ -175,7 +170,8 @@ class Engine(concurrent.futures.Executor):
     ) -> Iterator[Any]:
         """Yield ``fn(*args)`` for the zipped arguments, in order. As in Executor, but lazy.
 
-        Draws its input in the caller's thread, a bounded window ahead, the first window now; endless input is fine. The
+        Draws its input a bounded window ahead, the first window now; endless input is fine, and so is one that blocks:
+        unless it is a list or the like, a thread of its own asks it for the next item (see `mpengine.drawing`). The
         first call that fails raises its error here and ends the iterator, which cancels the rest; so does closing it.
 
         Args:
@@ -206,28 +202,26 @@ class Engine(concurrent.futures.Executor):
         self._check_open()
         deadline = None if timeout is None else monotonic() + timeout
         items = zip(*iterables, strict=False)
+        sure = all(map(never_blocks, iterables))
         if type(self).submit is not Engine.submit or "submit" in self.__dict__:
             return map_by_submit(self.submit, fn, items, deadline, buffersize or 4 * self._max_workers)
         options = self._options
         if options.timeout is not None or options.retries or options.observers:
             # Each call is a job with limits of its own, and with events for those who look.
             jobs = (Job(fn, args) for args in items)
-            stream = self._run_stream(jobs, ordered=ordered, deadline=deadline, buffersize=buffersize)
+            stream = self._run_stream(jobs, sure=sure, ordered=ordered, deadline=deadline, buffersize=buffersize)
             return iterate_values(stream)
-        star = len(iterables) != 1
-        problem: BaseException | None = None
-        packed = b""
         try:
             packed = codec.dumps(fn)
         except Exception as error:  # the user's function, whose parts may raise anything
-            problem = error
-            problem.add_note(f"mpengine: the mapped function `{function_name(fn)}` cannot be pickled")
-        source = items if star else iter(iterables[0])
-        mapped = MapStream(
-            self._dispatcher, MappedFunction(function_name(fn), packed, star), pace_key(fn), source,
-            ordered=ordered, deadline=deadline, buffersize=buffersize, problem=problem,
+            error.add_note(f"mpengine: the mapped function `{function_name(fn)}` cannot be pickled")
+            return failing(error)
+        star = len(iterables) != 1
+        source = CallSource(
+            self._dispatcher, MappedFunction(function_name(fn), packed, star), pace_key(fn),
+            items if star else iter(iterables[0]), sure=sure, buffersize=buffersize,
         )  # fmt: skip
-        return iterate(mapped)
+        return iterate(MapStream(source, ordered=ordered, deadline=deadline))
 
     # ---- looking -----------------------------------------------------------------------------------------------------
 
@@ -315,6 +309,36 @@ def pace_key(fn: Any) -> int:
     inner = getattr(fn, "func", fn)  # functools.partial
     code = getattr(inner, "__code__", None) or getattr(getattr(inner, "__func__", None), "__code__", None)
     return id(inner) if code is None else id(code)
+
+
+def _record(dispatcher: Dispatcher, options: Options, job: Job, sink: Sink) -> Record:
+    """Pickle a job, and fill in what it leaves to the engine."""
+    payload: bytes | None = None
+    problem: BaseException | None = None
+    try:
+        payload = codec.dump_call(job.fn, job.args, job.kwargs)
+    except Exception as error:  # the user's objects, which may raise anything
+        problem = error
+    context = job.context
+    if context is not None:
+        context._listen(dispatcher)
+    return Record(
+        job, sink, payload=payload, problem=problem, key=pace_key(job.fn),
+        timeout=options.timeout if job.timeout is None else job.timeout,
+        retries=options.retries if job.retries is None else job.retries,
+        deadline=None if context is None else context.deadline,
+    )  # fmt: skip
+
+
+def _admit(dispatcher: Dispatcher, options: Options, job: Any, sink: Sink) -> Record:
+    """A record for `run`, where a taken id is that job's own failure."""
+    if not isinstance(job, Job):
+        raise TypeError(f"run: its input must yield Jobs, got {type(job).__name__}; wrap it: Job(fn, (argument,))")
+    record = _record(dispatcher, options, job, sink)
+    record.stream = sink
+    if dispatcher.ids.setdefault(job.id, record) is not record:
+        record.problem = _taken(job)
+    return record
 
 
 def _taken(job: Job) -> ValueError:

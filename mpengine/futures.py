@@ -67,7 +67,8 @@ class JobFuture(concurrent.futures.Future[Any]):
         cancelled = super().cancel()
         if (cancelled or running) and self._cancel_job is not None:
             self._cancel_job(running)
-        return cancelled or (running and not self.done())
+        # By now it may have ended: by itself, or by this very request.
+        return cancelled or (running and (not self.done() or self.cancelled()))
 
     # ---- for the engine: the sink of a record ------------------------------------------------------------------
 

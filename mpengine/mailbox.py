@@ -13,8 +13,18 @@ from mpengine.core.job import Outcome
 from mpengine.core.records import Record
 
 
+class End:
+    """The last thing that is drawn: so many jobs there were, and this went wrong with the input."""
+
+    __slots__ = ("jobs", "problem")
+
+    def __init__(self, jobs: int, problem: BaseException | None) -> None:
+        self.jobs = jobs
+        self.problem = problem
+
+
 class Mailbox:
-    """Filled by the dispatcher thread, emptied by the consumer's."""
+    """Filled by the dispatcher thread, and at the end by whoever draws the input; emptied by the consumer."""
 
     def __init__(self) -> None:
         self._mail: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -22,10 +32,14 @@ class Mailbox:
         self.closed = False
 
     def receive(self, timeout: float | None) -> Any:
-        """The next that arrives. Raises queue.Empty after `timeout` seconds."""
+        """The next that arrives: an `End`, or what the methods below put. queue.Empty after `timeout` seconds."""
         return self._mail.get(timeout=timeout)
 
-    # ---- as the sink of spans: (position, count, blob, error) --------------------------------------------------------
+    def end(self, jobs: int, problem: BaseException | None) -> None:
+        """Nothing more will be drawn; results may still follow."""
+        self._mail.put(End(jobs, problem))
+
+    # ---- as the sink of spans: (position, count, blob, error) ------------------------------------------------------
 
     def deliver(self, position: int, count: int, blob: bytes) -> None:
         """Values arrived."""
@@ -37,7 +51,7 @@ class Mailbox:
         if not self.closed:
             self._mail.put((position, 1, None, error))
 
-    # ---- as the sink of records: (record, outcome) -------------------------------------------------------------------
+    # ---- as the sink of records: (record, outcome) -----------------------------------------------------------------
 
     def start(self, record: Record) -> bool:
         """The record is about to be sent; False: nobody waits for it any more."""

@@ -62,10 +62,10 @@ class WorkerRow:
 
 def engine_stats(dispatcher: Dispatcher) -> EngineStats:
     """See `Engine.stats`."""
-    ledger = dispatcher.ledger
-    counts = dict(ledger.counts)
+    books = dispatcher.books
+    counts = dict(books.counts)
     ended = sum(counts.values())
-    queued = sum(batch.size - batch.done for batch in list(ledger.batches.values()))
+    queued = sum(batch.size - batch.done for batch in list(books.batches.values()))
     uptime = monotonic() - dispatcher.started_at
     return EngineStats(
         pending=max(0, dispatcher.posted - ended - queued),
@@ -76,7 +76,7 @@ def engine_stats(dispatcher: Dispatcher) -> EngineStats:
         expired=counts[Status.EXPIRED],
         cancelled=counts[Status.CANCELLED],
         lost=counts[Status.LOST],
-        retried=ledger.retried,
+        retried=books.retried,
         throughput=ended / uptime if uptime > 0 else 0.0,
         uptime=uptime,
     )

@@ -83,9 +83,14 @@ class Interrupt:
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """Kill this worker with its process tree; take its Python stack first. Answered by `WorkerExited`."""
+    """Kill this worker with its process tree if this item still runs; take its Python stack first.
+
+    Answered by `WorkerExited`, or by a report of the item.
+    """
 
     worker: int
+    batch: int
+    index: int
     reason: str
 
 

@@ -64,6 +64,7 @@ class WorkerExited:
     exitcode: int | None
     batch: int = 0
     index: int = -1
+    since: float | None = None
     peak_memory: int = 0
     stack: str = ""
     problem: str = ""  # what we know beyond the exit code, e.g. "it wrote a bad frame"
@@ -117,14 +118,7 @@ class StreamClosed:
 
 @dataclass(frozen=True, slots=True)
 class PendingCancelled:
-    """A shutdown cancels all that has not started."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Abandoned:
-    """A shutdown's time is over: what still waits is cancelled, what still runs will be killed and is lost."""
+    """A shutdown cancels all that has not started; what runs is let be, and nothing starts any more."""
 
     reason: str
 
@@ -143,5 +137,5 @@ class TimePassed:
 
 Event = (
     Accepted | WorkerReady | Reported | GaveBack | Observed | WorkerExited | Retracted | QueueFull | PutFailed
-    | CancelRequested | ContextCancelled | StreamClosed | PendingCancelled | Abandoned | Broke | TimePassed
+    | CancelRequested | ContextCancelled | StreamClosed | PendingCancelled | Broke | TimePassed
 )  # fmt: skip

@@ -109,10 +109,10 @@ class Job:
         _set(self, "priority", priority)
         _set(self, "meta", meta)
 
-    def __setattr__(self, name: str, value: object) -> NoReturn:
+    def __setattr__(self, name: str, value: object = None) -> NoReturn:
         raise AttributeError(f"Job {self.id!r} is immutable: cannot set {name!r}; make a new Job")
 
-    __delattr__ = __setattr__  # type: ignore[assignment]
+    __delattr__ = __setattr__
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Without the context: that one belongs to the process that made it.

@@ -22,7 +22,7 @@ from mpengine.core.job import Status
 from mpengine.core.records import Batch, Doom
 
 if TYPE_CHECKING:
-    from mpengine.core.ledger import Ledger
+    from mpengine.core.books import Books
 
 PATROL_S = 0.005  # between looks at a batch whose results may lie unannounced in its worker's log
 STUCK_S = 0.020  # an item that runs this long holds up those behind it: they go to another worker
@@ -31,10 +31,10 @@ IDLE_PATROL_S = 0.050  # between looks at a batch of many items that nobody has 
 
 
 class Patrol:
-    """Decides about batches in flight. Its answers go out through the ledger it belongs to."""
+    """Decides about batches in flight. Its answers go out through the books."""
 
-    def __init__(self, ledger: Ledger, stop_grace: float) -> None:
-        self._ledger = ledger
+    def __init__(self, books: Books, stop_grace: float) -> None:
+        self._books = books
         self._stop_grace = stop_grace
 
     def sent(self, batch: Batch, now: float) -> None:
@@ -49,7 +49,7 @@ class Patrol:
     def pursue(self, batch: Batch, now: float) -> None:
         """Something in this batch was given up: act at once on what is known of it."""
         if batch.worker is None:
-            self._ledger.emit(do.Retract())
+            self._books.retract()
             batch.check_at = now + PATROL_S  # or else somebody claims it first
         else:
             self.check(batch, now)
@@ -57,7 +57,7 @@ class Patrol:
     def call_back(self, batch: Batch, now: float) -> None:
         """Nothing more of this batch is to be started; what runs may finish."""
         if batch.worker is None:
-            self._ledger.emit(do.Retract())
+            self._books.retract()
             batch.check_at = now + PATROL_S
         elif batch.size > max(batch.done, batch.index + 1):
             self._revoke(batch, now)
@@ -69,7 +69,7 @@ class Patrol:
             self._expire(batch, now)
             self._break_off(batch, now)
             self._unblock(batch, now)
-        if batch.seq in self._ledger.batches:
+        if batch.seq in self._books.batches:
             self._plan(batch, now)
 
     # ---- decisions -------------------------------------------------------------------------------------------------
@@ -95,7 +95,7 @@ class Patrol:
             doomed = batch.span.cancelled
             waiting = doomed
             # A call of microseconds is over before it can be broken off: the revocation ends the batch after it.
-            running = doomed and batch.revoked_at is not None and batch.index_since <= batch.revoked_at
+            running = doomed and batch.revoked_at is not None and now >= batch.revoked_at + SETTLE_S
         else:
             running = index is not None and batch.records[index].doom is not None
             later = batch.records[(batch.done if index is None else index + 1) : batch.size]
@@ -105,12 +105,13 @@ class Patrol:
         if not running or index is None:
             return
         if batch.interrupted != index:
-            batch.interrupted = index
+            batch.interrupted, batch.killed = index, False
             batch.kill_at = now + self._stop_grace
-            self._ledger.emit(do.Interrupt(batch.worker, batch.seq, index))
+            self._books.emit(do.Interrupt(batch.worker, batch.seq, index))
         elif batch.kill_at is not None and now >= batch.kill_at and not batch.killed:
             batch.killed = True
-            self._ledger.emit(do.Kill(batch.worker, f"it did not heed an interrupt for {self._stop_grace:g} s"))
+            reason = f"it did not heed an interrupt for {self._stop_grace:g} s"
+            self._books.emit(do.Kill(batch.worker, batch.seq, index, reason))
 
     def _unblock(self, batch: Batch, now: float) -> None:
         """Take from a worker what is stuck behind a long item, or what it was asked to give back."""
@@ -120,20 +121,20 @@ class Patrol:
         assert batch.worker is not None
         stuck = now - batch.index_since >= STUCK_S
         if stuck and batch.span is not None and index > batch.done:
-            self._ledger.emit(do.Flush(batch.worker, batch.seq))
+            self._books.emit(do.Flush(batch.worker, batch.seq))
         if index + 1 >= batch.size:
             return
         if batch.revoked_at is None:
             if stuck:
                 self._revoke(batch, now)
-        elif batch.index_since <= batch.revoked_at and now >= batch.revoked_at + SETTLE_S:
-            self._ledger.truncate(batch, index + 1, now)
+        elif now >= batch.revoked_at + SETTLE_S:
+            self._books.truncate(batch, index + 1, now)
 
     def _revoke(self, batch: Batch, now: float) -> None:
         if batch.revoked_at is None:
             assert batch.worker is not None
             batch.revoked_at = now
-            self._ledger.emit(do.Revoke(batch.worker, batch.seq))
+            self._books.emit(do.Revoke(batch.worker, batch.seq))
 
     # ---- when to look again ----------------------------------------------------------------------------------------
 

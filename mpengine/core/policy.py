@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from mpengine.core.job import Backoff, RetryOn
 
-MAX_BACKOFF_S = 3600.0  # a doubled delay stops growing here
+MAX_BACKOFF_S = 3600.0  # a delay does not grow beyond this
 
 
 def may_retry(retry_on: RetryOn | None, error: BaseException) -> bool:
@@ -22,7 +22,7 @@ def may_retry(retry_on: RetryOn | None, error: BaseException) -> bool:
         return isinstance(error, retry_on)
     try:
         return bool(retry_on(error))
-    except Exception:
+    except BaseException:
         return False
 
 
@@ -33,8 +33,8 @@ def backoff_delay(backoff: Backoff, attempt: int, jitter: Callable[[], float]) -
     """
     if callable(backoff):
         try:
-            return max(0.0, float(backoff(attempt)))
-        except Exception:
+            return min(MAX_BACKOFF_S, max(0.0, float(backoff(attempt))))
+        except BaseException:
             return 0.0
     if backoff <= 0:
         return 0.0
@@ -46,24 +46,36 @@ class RestartIntensity:
     """Erlang/OTP's rule: more than `limit` failures within `period` seconds, and it is time to give up aloud.
 
     A failure is a worker that died before it was ready or while it ran nothing; one that died in a job is that
-    job's affair. Any finished job shows that workers work, and starts the count anew.
+    job's affair. Any finished job shows that workers work, and starts the count anew. Those that were killed from
+    outside may be many at once and mean nothing, so these alone are reason to give up only after `patience` seconds.
     """
 
-    def __init__(self, limit: int, period: float) -> None:
+    def __init__(self, limit: int, period: float, patience: float) -> None:
         self.limit = limit
         self.period = period
+        self.patience = patience
         self._failures: deque[float] = deque()
+        self._own_failures = 0  # of these, not by SIGKILL
+        self._since: float | None = None  # the first failure after a success
 
     def succeeded(self) -> None:
         """A job has finished."""
-        self._failures.clear()
+        if self._since is not None:
+            self._failures.clear()
+            self._own_failures = 0
+            self._since = None
 
-    def failed(self, now: float) -> bool:
-        """A worker failed; True: give up."""
+    def failed(self, now: float, *, killed: bool) -> bool:
+        """A worker failed; `killed`: by SIGKILL, not by us. True: give up."""
+        if self._since is None:
+            self._since = now
+        self._own_failures += not killed
         self._failures.append(now)
         while self._failures and self._failures[0] <= now - self.period:
             self._failures.popleft()
-        return len(self._failures) > self.limit
+        if len(self._failures) <= self.limit:
+            return False
+        return self._own_failures > self.limit or now - self._since >= self.patience
 
 
 class Rung(StrEnum):
@@ -85,7 +97,7 @@ class StopLadder:
     """When to send what while an engine stops. Tells at most one new rung a call.
 
     Phases: ``drain`` (accepted jobs finish), ``pill``, ``terminate``, ``kill``, ``gone``. Without a deadline the
-    drain has no bound; with one, every later phase is cut to what is left of it, but for the last rung's own grace.
+    drain has no bound; with one, drain and pill end at it, and what follows has only its own short grace.
     """
 
     def __init__(self) -> None:

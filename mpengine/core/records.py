@@ -64,7 +64,7 @@ class Record:
 
     __slots__ = (
         "accepted_at", "attempt", "batch", "deadline", "doom", "errors", "job", "key", "payload", "problem",
-        "retries", "seq", "sink", "started_at", "state", "stream", "timeout", "worker_pid",
+        "retries", "seq", "sink", "size", "started_at", "state", "stream", "timeout", "worker_pid",
     )  # fmt: skip
 
     def __init__(
@@ -89,6 +89,7 @@ class Record:
         self.retries = retries
         self.deadline = deadline
         self.stream = stream  # the iterator it was drawn for, if any
+        self.size = 0 if payload is None else len(payload)
         self.seq = 0  # given by the ledger
         self.state = State.PENDING
         self.attempt = 0
@@ -174,6 +175,18 @@ class Batch:
         self.kill_at: float | None = None
         self.killed = False
         self.check_at: float | None = None
+
+    def has_started(self, record: Record) -> bool:
+        """Whether this is the item last seen started."""
+        return 0 <= self.index < len(self.records) and self.records[self.index] is record
+
+    def open_span(self, first: int = 0) -> Span | None:
+        """Its calls from item `first` on, as a span of their own; None if it holds jobs."""
+        if self.span is None:
+            return None
+        part = self.span.part(self.span.first + first, self.span.first + self.size)
+        part.cancelled = self.span.cancelled
+        return part
 
 
 class Report:

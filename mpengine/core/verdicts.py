@@ -52,11 +52,10 @@ def lost_error(
 ) -> JobLost:
     """The error of a job whose worker died under it."""
     text, hint = exit_text(exitcode)
-    if problem:
-        text = f"{text}, after {problem}"
+    cause = f", because {problem}" if problem else f". Likely cause: {hint}"
     peak = f"; peak memory {human_bytes(peak_memory)}" if peak_memory else ""
     return JobLost(
-        f"{subject} was lost: worker pid {pid} {text}{peak}. Likely cause: {hint}.",
+        f"{subject} was lost: worker pid {pid} {text}{peak}{cause}.",
         exitcode=exitcode, worker_pid=pid, peak_memory=peak_memory, stack=stack,
     )  # fmt: skip
 

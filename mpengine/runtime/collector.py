@@ -60,9 +60,9 @@ class Collector:
                 else:
                     reports.append(self._report(record, pid))
         except BadFrame as error:
-            problem = f"writing rubbish into its log ({error})"
+            problem = f"it wrote rubbish into its log ({error})"
         except MemoryError:
-            problem = "sending a result this process has no memory for"
+            problem = "it sent a result that this process has no memory for"
         close()
         return events, about, problem
 

@@ -47,8 +47,11 @@ logger = logging.getLogger("mpengine")
 
 START_TIMEOUT_S = 60.0  # for imports and the initializer; then the start counts as hung
 RESTART_PERIOD_S = 10.0  # see core.policy.RestartIntensity
+RESTART_PATIENCE_S = 5.0
+DEAF_S = 0.2  # between the closing of a worker's descriptors and its end, if it is dying
 RELAUNCH_S = 0.2  # before another try, when the system had no process or descriptor to give
 _POLL_FOREVER = -1
+_LONGEST_POLL_S = 3600.0  # epoll refuses weeks
 
 Posted = ev.Event | WorkerHandle | WorkerStartError | ShutdownRequest | Callable[[], None]
 
@@ -65,6 +68,7 @@ class Dispatcher:
         self.report: ShutdownReport | None = None
         self.ids: dict[str, Record] = {}  # open jobs; any thread adds, this one removes
         self.ledger = Ledger(stop_grace=options.stop_grace, jitter=random.random)
+        self.books = self.ledger.books  # to read in: only the ledger writes
         self.outbox = Outbox()
         self.observers = Observers(options.observers)
         self._max_pending = options.max_pending
@@ -79,8 +83,8 @@ class Dispatcher:
         self._relaunch_at: float | None = None
         self._stopping: Stopping | None = None
         self._joiners: list[threading.Event] = []
-        self._collector = Collector(self.ledger.batches.get)
-        self._intensity = RestartIntensity(3 * options.workers + 5, RESTART_PERIOD_S)
+        self._collector = Collector(self.books.batches.get)
+        self._intensity = RestartIntensity(3 * options.workers + 5, RESTART_PERIOD_S, RESTART_PATIENCE_S)
         spec = {
             "initializer": options.initializer, "initargs": options.initargs,
             "max_tasks": options.max_tasks_per_child, "threads": options.threads_per_worker,
@@ -140,8 +144,8 @@ class Dispatcher:
         if self._closing or self.broken is not None:
             return True
         assert self._max_pending is not None
-        open_jobs = self.posted - sum(self.ledger.counts.values())
-        started = min(len(self.ledger.batches), len(self.ledger.workers))
+        open_jobs = self.posted - sum(self.books.counts.values())
+        started = min(len(self.books.batches), len(self.ledger.workers))
         return open_jobs - started < self._max_pending
 
     def is_own_thread(self) -> bool:
@@ -162,7 +166,7 @@ class Dispatcher:
 
     def interim_report(self) -> ShutdownReport:
         """What a shutdown has come to so far."""
-        counts = self.ledger.counts
+        counts = self.books.counts
         ends = () if self._stopping is None else tuple(self._stopping.ends)
         return ShutdownReport(
             finished=counts[Status.SUCCEEDED] + counts[Status.FAILED] + counts[Status.EXPIRED],
@@ -225,7 +229,7 @@ class Dispatcher:
             self._tell(ev.TimePassed())
         self._look_after_workers(now)
         self._climb()
-        if self._joiners and not self.ledger.open and not self._inbox:
+        if self._joiners and not self.books.open and not self._inbox:
             for drained in self._joiners:
                 drained.set()
             self._joiners.clear()
@@ -235,11 +239,12 @@ class Dispatcher:
 
     def _time_to_sleep(self) -> float:
         times = [self.ledger.next_wakeup(), self._relaunch_at]
+        times += [h.deaf_since + DEAF_S for h in self._watched.values() if h.deaf_since and h.rung is Rung.DIED]
         times += [h.started_at + START_TIMEOUT_S for h in self._watched.values() if h.state is WorkerState.STARTING]
         if self._stopping is not None:
             times.append(self._stopping.ladder.wakeup())
         known = [time for time in times if time is not None]
-        return max(0.0, min(known) - monotonic()) if known else _POLL_FOREVER
+        return min(_LONGEST_POLL_S, max(0.0, min(known) - monotonic())) if known else _POLL_FOREVER
 
     def _empty_inbox(self) -> None:
         for _ in range(len(self._inbox)):
@@ -282,11 +287,13 @@ class Dispatcher:
             while self._events:
                 actions = self.ledger.handle(self._events.popleft(), monotonic())
                 for action in actions:  # workers first: a slow callback must not keep them idle
-                    if not isinstance(action, do.Settle):
+                    if not isinstance(action, do.Settle | do.Kill):
                         self._do(action)
                 for action in actions:
                     if isinstance(action, do.Settle):
                         self._settle(action)
+                    elif isinstance(action, do.Kill):
+                        self._kill(action)
         finally:
             self._telling = False
 
@@ -304,16 +311,26 @@ class Dispatcher:
         elif isinstance(action, do.Retried):
             if self.observers:
                 self.observers.retried(action.record, action.error, action.delay, monotonic())
-        elif not isinstance(action, do.Settle):
+        elif isinstance(action, do.Revoke | do.Flush | do.Interrupt):
             self._ask_worker(action)
 
-    def _ask_worker(self, action: do.Revoke | do.Flush | do.Interrupt | do.Kill) -> None:
+    def _kill(self, action: do.Kill) -> None:
+        """Kill a worker for the item it is in: it is stopped first, so that it is killed for no other."""
         handle = self.supervisor.handles.get(action.worker)
         if handle is None:
             return
-        if isinstance(action, do.Kill):
-            handle.stack = handle.request_stack(STACK_SIGNAL)
+        stack = handle.request_stack(STACK_SIGNAL)
+        handle.stop()
+        self._collect(handle)
+        if self._board(handle)[:2] == (action.batch, action.index):
+            handle.stack = stack
             self.supervisor.kill(handle, action.reason)
+        else:
+            handle.go_on()
+
+    def _ask_worker(self, action: do.Revoke | do.Flush | do.Interrupt) -> None:
+        handle = self.supervisor.handles.get(action.worker)
+        if handle is None:
             return
         words = handle.log.words
         if isinstance(action, do.Revoke):
@@ -376,10 +393,9 @@ class Dispatcher:
             return
         self._collect(handle)
         if not told:
-            # It, or a job in it, has closed its end: by exec, by closing all it found, or by dying.
+            # It, or a job in it, has closed its end: by exec, by closing all it found, or, most often, by dying.
             self._unwatch(handle.bell_fd)
-            if not handle.leaving and handle.rung is Rung.DIED:
-                self.supervisor.kill(handle, "closing its descriptors")
+            handle.deaf_since = monotonic()
 
     def _collect(self, handle: WorkerHandle) -> None:
         events, about, problem = self._collector.collect(handle.id, handle.pid, handle.log)
@@ -423,13 +439,13 @@ class Dispatcher:
         started, index, since = handle.log.started()
         if started != claim:
             return claim, -1, 0.0
-        batch = self.ledger.batches.get(claim)
+        batch = self.books.batches.get(claim)
         return claim, index, since if batch is not None and batch.span is None else 0.0
 
     def job_of(self, handle: WorkerHandle) -> tuple[str | None, float | None]:
         """The job a worker runs now, by name, and since when; any thread, so it may be over already."""
         seq, index, since = self._board(handle)
-        batch = self.ledger.batches.get(seq)
+        batch = self.books.batches.get(seq)
         if batch is None or not batch.done <= index < batch.size:
             return None, None
         if batch.span is not None:
@@ -437,7 +453,7 @@ class Dispatcher:
         return batch.records[index].job.id, since
 
     def _tell_started(self, seq: int, index: int) -> None:
-        batch = self.ledger.batches.get(seq)
+        batch = self.books.batches.get(seq)
         if batch is not None and batch.records and batch.done <= index < batch.size:
             record = batch.records[index]
             self.observers.started(record, record.attempt + 1)
@@ -445,8 +461,8 @@ class Dispatcher:
     def _worker_died(self, handle: WorkerHandle) -> None:
         ready = handle.state is WorkerState.READY
         self._collect(handle)
-        batch, index, _ = self._board(handle) if ready else (0, -1, 0.0)
-        in_job = batch in self.ledger.batches and index >= self.ledger.batches[batch].done
+        batch, index, since = self._board(handle) if ready else (0, -1, 0.0)
+        in_job = batch in self.books.batches and index >= self.books.batches[batch].done
         if in_job and self._stopping is not None:
             self._note_stuck(handle, batch, index)
         peak = handle.log.words[wire.PEAK_MEMORY]
@@ -460,7 +476,17 @@ class Dispatcher:
         if self._stopping is not None:
             self._stopping.ended(handle)
         self._tell(
-            ev.WorkerExited(handle.id, handle.pid, handle.exitcode, batch, index, peak, handle.stack, handle.killed_for)
+            ev.WorkerExited(
+                handle.id,
+                handle.pid,
+                handle.exitcode,
+                batch,
+                index,
+                since or None,
+                peak,
+                handle.stack,
+                handle.killed_for,
+            )
         )
         if handle.start_error is not None:
             self._break("its initializer raised", handle.start_error)
@@ -473,7 +499,7 @@ class Dispatcher:
             self._epoll.unregister(fd)
 
     def _worker_failed(self, handle: WorkerHandle, ready: bool, now: float) -> None:
-        if self._intensity.failed(now):
+        if self._intensity.failed(now, killed=handle.exitcode == -signal.SIGKILL):
             when = "while they ran nothing" if ready else "before they were ready"
             cause = WorkerStartError(
                 f"more than {self._intensity.limit} workers in {RESTART_PERIOD_S:g} s died {when}; the last one, "
@@ -484,7 +510,7 @@ class Dispatcher:
     def _start_failed(self, error: WorkerStartError) -> None:
         self.supervisor.starting -= 1
         if isinstance(error.__cause__, OSError):  # no process or descriptor to be had: there may be, later
-            if self.supervisor.alive() or not self._intensity.failed(monotonic()):
+            if self.supervisor.alive() or not self._intensity.failed(monotonic(), killed=False):
                 self._relaunch_at = monotonic() + RELAUNCH_S
                 return
         self._break("a worker could not be started", error)
@@ -494,10 +520,12 @@ class Dispatcher:
             self._relaunch_at = None
             self._replenish()
         for handle in self.supervisor.alive():
+            if handle.deaf_since is not None and now >= handle.deaf_since + DEAF_S and handle.rung is Rung.DIED:
+                self.supervisor.kill(handle, "its descriptors were closed, by the job or by an exec")
             if handle.state is WorkerState.STARTING and now >= handle.started_at + START_TIMEOUT_S:
                 if handle.rung is Rung.DIED:
                     stack = handle.request_stack(STACK_SIGNAL)
-                    self.supervisor.kill(handle, "not becoming ready")
+                    self.supervisor.kill(handle, "it did not become ready")
                     cause = WorkerStartError(
                         f"worker pid {handle.pid} was not ready after {START_TIMEOUT_S:g} s; look at what its "
                         f"initializer and its imports wait for.\n{stack}"
@@ -507,7 +535,7 @@ class Dispatcher:
     def _replenish(self) -> None:
         if self.broken is not None or self._relaunch_at is not None:
             return
-        if self._stopping is not None and (self._stopping.ladder.phase != "drain" or not self.ledger.open):
+        if self._stopping is not None and (self._stopping.ladder.phase != "drain" or not self.books.open):
             return
         missing = self.supervisor.missing()
         if missing > 0:
@@ -545,7 +573,7 @@ class Dispatcher:
         """Go up the ladder of the shutdown as far as it is time to."""
         stopping = self._stopping
         while stopping is not None:
-            drained = not self.ledger.open and not self._inbox
+            drained = not self.books.open and not self._inbox
             alive = len(self.supervisor.handles) + self.supervisor.starting
             phase = stopping.ladder.next_phase(monotonic(), drained=drained, alive=alive)
             if phase is None:
@@ -558,9 +586,9 @@ class Dispatcher:
                 self._observe()
                 for handle in self.supervisor.alive():
                     self._note_stuck(handle, *self._board(handle)[:2])
-                self._tell(ev.Abandoned("the engine was shut down"))
+                self._tell(ev.PendingCancelled("the engine was shut down"))
                 for handle in self.supervisor.alive():
-                    self.supervisor.terminate(handle)
+                    self.supervisor.terminate(handle, "the engine was shut down")
             elif phase == "kill":
                 for handle in self.supervisor.alive():
                     self.supervisor.kill(handle, "the engine was shut down")
@@ -570,7 +598,7 @@ class Dispatcher:
 
     def _note_stuck(self, handle: WorkerHandle, seq: int, index: int) -> None:
         """Remember which job a worker is in, for the report."""
-        batch = self.ledger.batches.get(seq)
+        batch = self.books.batches.get(seq)
         assert self._stopping is not None
         if batch is None or not batch.done <= index < batch.size or handle.id in self._stopping.stuck:
             return
@@ -581,7 +609,7 @@ class Dispatcher:
     def _finish(self, stopping: Stopping) -> None:
         for handle in self.supervisor.alive():  # stuck in the kernel: nothing more can be done from here
             stopping.ended(handle, Rung.UNKILLABLE)
-        if self.ledger.open:
+        if self.books.open:
             self._tell(ev.Broke(EngineClosed("the engine was shut down while a worker could not be ended")))
         self.report = self.interim_report()
 

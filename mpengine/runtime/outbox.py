@@ -34,6 +34,7 @@ class Outbox:
         self.queue = JobQueue()
         self.arena = Arena()
         self._blocks: dict[int, int] = {}  # batch -> offset of its body
+        self._put: set[int] = set()  # batches written and not forgotten
         self._pills = 0
 
     def put(self, batch: Batch) -> list[Record]:
@@ -61,6 +62,7 @@ class Outbox:
         except queue.Full:
             self._free(batch)
             raise
+        self._put.add(batch.seq)
         if batch.span is not None:
             batch.span.fn.users += 1
         return refused
@@ -113,7 +115,10 @@ class Outbox:
         return seqs
 
     def forget(self, batch: Batch) -> None:
-        """No worker will look at this batch any more."""
+        """No worker will look at this batch any more. One that could not be put is forgotten, too."""
+        if batch.seq not in self._put:
+            return
+        self._put.discard(batch.seq)
         self._free(batch)
         self.queue.task_done()
         if batch.span is not None:

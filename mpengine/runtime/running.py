@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import resource
+import traceback
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
@@ -22,7 +23,7 @@ from mpengine.runtime.channel import LogWriter
 from mpengine.runtime.clock import monotonic
 from mpengine.wire import codec
 from mpengine.wire import messages as wire
-from mpengine.wire.remote_error import format_traceback, pack_error
+from mpengine.wire.remote_error import pack_error
 
 RING_S = 0.001  # results wait at most this long for the bell while jobs keep ending
 GROUP_S = 0.0001  # calls of a map whose values are logged together: what a crash may cause to run again
@@ -146,7 +147,7 @@ class Runner:
     def _failed(self, error: BaseException) -> tuple[int, bytes]:
         tb = _users_part(error.__traceback__)
         if isinstance(error, JobInterrupt) and self._words[wire.INTERRUPT] == self._words[wire.STARTED]:
-            return wire.INTERRUPTED, format_traceback(error, tb).encode(errors="replace")
+            return wire.INTERRUPTED, _stack_text(tb).encode(errors="replace")
         return wire.ERROR, pack_error(error, tb)
 
     def _log_end(self, kind: int, blob: bytes, seq: int, index: int, started_at: float) -> None:
@@ -335,6 +336,12 @@ class _Raise:
 
     def __call__(self, *args: Any) -> Any:
         raise self._error
+
+
+def _stack_text(tb: TracebackType | None) -> str:
+    """Where the job was when it was broken off, without our signal handler's frame."""
+    frames = [frame for frame in traceback.extract_tb(tb) if frame.filename != __file__]
+    return "".join(traceback.format_list(frames))
 
 
 def _users_part(tb: TracebackType | None) -> TracebackType | None:

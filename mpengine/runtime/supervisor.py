@@ -33,6 +33,8 @@ from mpengine.runtime.process import WorkerProcess
 
 _STACK_WAIT_S = 0.1  # for a worker's faulthandler to write; C code with the GIL held does not delay it
 _STACK_BYTES = 1 << 16
+_STOP_WAIT_S = 0.1
+_OUR_FRAME = f'File "{os.path.dirname(__file__)}{os.sep}'
 
 
 class WorkerState(Enum):
@@ -63,6 +65,7 @@ class WorkerHandle:
     exitcode: int | None = None
     stack: str = ""
     start_error: BaseException | None = None
+    deaf_since: float | None = None  # when its end of the bell was found closed
 
     def request_stack(self, signum: int) -> str:
         """Its Python stack now, all threads; "" if it does not answer. Blocks up to 0.1 s."""
@@ -76,11 +79,37 @@ class WorkerHandle:
         tree.wait_readable(poll_fd, 0.002)  # the rest of it: faulthandler writes line by line
         return self.read_stack(before)
 
+    def stop(self) -> None:
+        """SIGSTOP, and wait until it does stand still. Blocks up to 0.1 s."""
+        tree.send_to(self.pidfd, signal.SIGSTOP)
+        until = monotonic() + _STOP_WAIT_S
+        while not tree.is_stopped(self.pid) and monotonic() < until:
+            if tree.wait_readable(self.pidfd, 0.001):
+                return  # it has ended
+
+    def go_on(self) -> None:
+        """After `stop`."""
+        tree.send_to(self.pidfd, signal.SIGCONT)
+
     def read_stack(self, start: int = 0) -> str:
-        """What faulthandler has written from there on."""
+        """What faulthandler has written from there on, without the engine's own frames."""
         with contextlib.suppress(OSError):
-            return os.pread(self.crash_fd, _STACK_BYTES, start).decode(errors="replace")
+            return _users_lines(os.pread(self.crash_fd, _STACK_BYTES, start).decode(errors="replace"))
         return ""
+
+
+def _users_lines(dump: str) -> str:
+    """A dump of faulthandler, each thread's part up to our own frames; most recent call first."""
+    lines = []
+    ours = False
+    for line in dump.splitlines():
+        if not line.startswith("  File "):
+            ours = False
+        elif _OUR_FRAME in line:
+            ours = True
+        if not ours:
+            lines.append(line)
+    return "\n".join(lines).strip()
 
 
 class Supervisor:
@@ -196,9 +225,10 @@ class Supervisor:
         """How many to start to be at full size; those about to leave do not count."""
         return self.size - self.starting - sum(not handle.leaving for handle in self.handles.values())
 
-    def terminate(self, handle: WorkerHandle) -> None:
+    def terminate(self, handle: WorkerHandle, why: str) -> None:
         """SIGTERM to the worker and all below it."""
         handle.rung = Rung.TERMINATED
+        handle.killed_for = handle.killed_for or why
         below = tree.descendants(handle.pid)
         tree.send_to(handle.pidfd, signal.SIGTERM)
         tree.send_to(handle.pidfd, signal.SIGCONT)  # a stopped process takes no SIGTERM

@@ -38,6 +38,15 @@ def wait_readable(fd: int, seconds: float) -> bool:
     return bool(poll.poll(seconds * 1000))
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether the process stands still after SIGSTOP (or under a debugger)."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            return stat.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
+    except (OSError, IndexError):
+        return True  # it is gone, which is as still as can be
+
+
 def resident_bytes(pid: int) -> int:
     """Resident memory now; 0 if it cannot be told."""
     try:

@@ -1,0 +1,220 @@
+"""The books: where every open job is, and the one place where each of them ends.
+
+The ledger's parts write in them: what was accepted, which batch holds it, why nothing more may start. They keep the
+count, and they turn an end into an outcome, or into another attempt.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from mpengine.core import actions as do
+from mpengine.core import verdicts
+from mpengine.core.backlog import Backlog
+from mpengine.core.job import Outcome, Status
+from mpengine.core.pace import Pace
+from mpengine.core.policy import backoff_delay, may_retry
+from mpengine.core.records import Batch, Entry, Record, Report, Span, State
+
+if TYPE_CHECKING:
+    from mpengine.context import Context
+
+_IDLE_TIMERS = 1000  # of settled records that may stay until they are swept
+
+
+class Books:
+    """See the module's text.
+
+    Attributes:
+        backlog: What waits.
+        delayed: What waits for the end of its backoff.
+        batches: What was sent, by number.
+        open: Accepted and not settled: records, and calls of spans.
+        broken: Why everything fails, if it does.
+        abandoned: Why nothing is started any more, if so.
+        of_context: Open records by the context they were given.
+        timers: A heap of (when, tie, record): deadlines, and ends of backoffs.
+    """
+
+    def __init__(self, jitter: Callable[[], float]) -> None:
+        self.pace = Pace()
+        self.backlog = Backlog()
+        self.delayed: set[Record] = set()
+        self.batches: dict[int, Batch] = {}
+        self.open = 0
+        self.accepted = 0
+        self.retried = 0
+        self.counts = dict.fromkeys(Status, 0)
+        self.broken: BaseException | None = None
+        self.abandoned: str | None = None
+        self.of_context: dict[Context, set[Record]] = {}
+        self.timers: list[tuple[float, int, Record]] = []
+        self._ties = itertools.count()
+        self._jitter = jitter
+        self._out: list[do.Action] = []
+        self._retracting = False
+
+    def emit(self, action: do.Action) -> None:
+        """Add to what the ledger answers."""
+        self._out.append(action)
+
+    def retract(self) -> None:
+        """Ask for every batch that no worker has claimed; once an answer is enough."""
+        if not self._retracting:
+            self._retracting = True
+            self._out.append(do.Retract())
+
+    def take_actions(self) -> list[do.Action]:
+        """What was emitted since the last time."""
+        out, self._out = self._out, []
+        self._retracting = False
+        return out
+
+    def set_timer(self, when: float, record: Record) -> None:
+        """Look at this record again then."""
+        if len(self.timers) > 2 * len(self.delayed) + 2 * self.open + _IDLE_TIMERS:
+            # Of settled records, for the most part: they would stay in memory until their time.
+            self.timers = [timer for timer in self.timers if timer[2].state is not State.SETTLED]
+            heapq.heapify(self.timers)
+        heapq.heappush(self.timers, (when, next(self._ties), record))
+
+    def records(self) -> Iterable[Record]:
+        """Every record that is not settled."""
+        yield from (entry for entry in self.backlog if isinstance(entry, Record))
+        yield from self.delayed
+        for batch in self.batches.values():
+            yield from batch.records[batch.done : batch.size]
+
+    # ---- out of a batch ----------------------------------------------------------------------------------------
+
+    def truncate(self, batch: Batch, index: int, now: float) -> None:
+        """The items from `index` on were not started and will not be: they are somebody else's from now on."""
+        span = batch.open_span(index)
+        rest: list[Entry] = list(batch.records[index : batch.size]) if span is None else [span]
+        batch.size = index
+        if batch.done >= batch.size:
+            self.close(batch)
+        self.put_back(rest, now)
+
+    def close(self, batch: Batch) -> None:
+        """No worker will look at this batch any more."""
+        del self.batches[batch.seq]
+        self._out.append(do.Forget(batch))
+
+    def put_back(self, entries: Sequence[Entry], now: float) -> None:
+        """Entries that were sent and not started: again the first in line, unless nobody wants them any more."""
+        again: list[Entry] = []
+        for entry in entries:
+            if isinstance(entry, Span):
+                if entry.cancelled:
+                    self.drop_span(entry)
+                elif self.abandoned is not None:
+                    self.fail_span(entry, Status.CANCELLED, verdicts.span_cancelled_error(entry, self.abandoned))
+                else:
+                    again.append(entry)
+                continue
+            entry.batch = None
+            entry.state = State.PENDING
+            entry.started_at = None
+            if entry.doom is not None and entry.doom.retry:
+                entry.doom = None  # its attempt was to end, and it turns out that it never began
+            if entry.doom is not None:
+                self.settle(entry, entry.doom.status, entry.doom.error, now)
+            elif self.abandoned is not None:
+                error = verdicts.cancelled_error(entry, self.abandoned)
+                self.settle(entry, Status.CANCELLED, error, now)
+            else:
+                again.append(entry)
+        self.backlog.push_front(again)
+
+    # ---- ends ----------------------------------------------------------------------------------------------------
+
+    def end_doomed(self, record: Record, now: float, report: Report) -> None:
+        """An attempt has ended that was to end before its time: whatever it brought, this is its outcome."""
+        doom = record.doom
+        assert doom is not None
+        if report.stack and not getattr(doom.error, "stack", ""):
+            doom.error.__dict__["stack"] = report.stack
+        if doom.retry:
+            record.doom = None
+            self.attempt_failed(record, doom.status, doom.error, now, report)
+        else:
+            record.attempt += 1
+            self.settle(record, doom.status, doom.error, now, report)
+
+    def attempt_failed(
+        self, record: Record, status: Status, error: BaseException, now: float, report: Report
+    ) -> None:  # fmt: skip
+        """An attempt ended badly: another follows if its owner allows it, else that was its outcome."""
+        record.attempt += 1
+        wanted = self.broken is None and self.abandoned is None
+        in_time = record.deadline is None or now < record.deadline
+        if not (record.attempt <= record.retries and wanted and in_time and may_retry(record.job.retry_on, error)):
+            self.settle(record, status, error, now, report)
+            return
+        record.errors += (error,)
+        record.state = State.PENDING
+        record.batch = None
+        record.started_at = None
+        delay = backoff_delay(record.job.backoff, record.attempt, self._jitter)
+        self.retried += 1
+        self._out.append(do.Retried(record, error, delay))
+        if delay > 0:
+            self.delayed.add(record)
+            self.set_timer(now + delay, record)
+        else:
+            self.backlog.push(record)
+
+    def settle(
+        self, record: Record, status: Status, error: BaseException | None, now: float, report: Report | None = None
+    ) -> None:
+        """The one end of a record."""
+        started_at = record.started_at
+        duration, peak = 0.0, 0
+        if report is not None:
+            duration = report.duration or (max(0.0, now - started_at) if started_at is not None else 0.0)
+            peak = report.peak_memory
+        outcome = Outcome(
+            record.job,
+            status,
+            report.value if report is not None and error is None else None,
+            error,
+            record.attempt,
+            record.errors if error is None or report is None else (*record.errors, error),
+            max(0.0, (now if started_at is None else started_at) - record.accepted_at),
+            duration,
+            record.worker_pid,
+            peak,
+        )
+        record.state = State.SETTLED
+        record.payload = None
+        record.batch = None
+        record.doom = None
+        if record.context is not None:
+            self._forget_context(record)
+        self.open -= 1
+        self.counts[status] += 1
+        self._out.append(do.Settle(record, outcome))
+
+    def _forget_context(self, record: Record) -> None:
+        assert record.context is not None
+        peers = self.of_context.get(record.context)
+        if peers is not None:
+            peers.discard(record)
+            if not peers:
+                del self.of_context[record.context]
+
+    def fail_span(self, span: Span, status: Status, error: BaseException) -> None:
+        """None of these calls will run; whoever waits for them gets the error."""
+        self.counts[status] += len(span)
+        self.open -= len(span)
+        if not span.cancelled:
+            self._out.append(do.DeliverError(span.sink, span.position + span.first, error))
+
+    def drop_span(self, span: Span) -> None:
+        """None of these calls will run, and nobody waits for them."""
+        self.counts[Status.CANCELLED] += len(span)
+        self.open -= len(span)

@@ -1,0 +1,106 @@
+"""Jobs that end before their time: cancelled one by one, with their context, iterator or engine. Part of the ledger."""
+
+from __future__ import annotations
+
+from mpengine.core import events as ev
+from mpengine.core import verdicts
+from mpengine.core.books import Books
+from mpengine.core.job import Status
+from mpengine.core.patrol import Patrol
+from mpengine.core.records import Doom, Record, Span, State
+
+_CLOSED = "its iterator was closed"
+
+
+class GivingUp:
+    """Decides what a wish to end jobs means for each of them, wherever it is."""
+
+    def __init__(self, books: Books, patrol: Patrol) -> None:
+        self._books = books
+        self._patrol = patrol
+
+    def doom(self, record: Record, doom: Doom, now: float) -> None:
+        """Decide that a job ends before its time; the first that is final holds."""
+        if record.state is State.PENDING:
+            if record in self._books.delayed:
+                self._books.delayed.discard(record)
+            else:
+                self._books.backlog.settled()
+            self._books.settle(record, doom.status, doom.error, now)
+        elif record.state is State.QUEUED and (record.doom is None or record.doom.retry):
+            record.doom = doom
+            assert record.batch is not None
+            self._patrol.pursue(record.batch, now)
+
+    def _cancel(self, record: Record, reason: str, now: float) -> None:
+        self.doom(record, Doom(Status.CANCELLED, verdicts.cancelled_error(record, reason)), now)
+
+    def cancel_requested(self, event: ev.CancelRequested, now: float) -> None:
+        """One job, by its future."""
+        record = event.record
+        if record.state is State.PENDING or (record.state is State.QUEUED and event.running):
+            self._cancel(record, event.reason, now)
+
+    def context_cancelled(self, event: ev.ContextCancelled, now: float) -> None:
+        """All jobs of a context."""
+        for record in sorted(self._books.of_context.get(event.context, ()), key=lambda r: r.seq):
+            self._cancel(record, event.reason, now)
+
+    def stream_closed(self, event: ev.StreamClosed, now: float) -> None:
+        """All that was drawn for an iterator."""
+        for entry in list(self._books.backlog):
+            if entry.stream is event.stream:
+                if isinstance(entry, Span):
+                    entry.state = State.SETTLED
+                    self._books.backlog.settled()
+                    self._books.drop_span(entry)
+                else:
+                    self._cancel(entry, _CLOSED, now)
+        for record in [r for r in self._books.delayed if r.stream is event.stream]:
+            self._cancel(record, _CLOSED, now)
+        for batch in list(self._books.batches.values()):
+            if batch.span is not None:
+                if batch.span.stream is event.stream:
+                    batch.span.cancelled = True
+                    self._patrol.pursue(batch, now)
+            else:
+                for record in list(batch.records[batch.done : batch.size]):
+                    if record.stream is event.stream:
+                        self._cancel(record, _CLOSED, now)
+
+    def pending_cancelled(self, event: ev.PendingCancelled, now: float) -> None:
+        """All that has not started; and from now on nothing starts."""
+        for entry in list(self._books.backlog):
+            if isinstance(entry, Span):
+                entry.state = State.SETTLED
+                self._books.backlog.settled()
+                self._books.fail_span(entry, Status.CANCELLED, verdicts.span_cancelled_error(entry, event.reason))
+            else:
+                self._cancel(entry, event.reason, now)
+        for record in list(self._books.delayed):
+            self._cancel(record, event.reason, now)
+        self._books.abandoned = event.reason  # so that what comes back is cancelled, too
+        for batch in list(self._books.batches.values()):
+            self._patrol.call_back(batch, now)
+
+    def broke(self, event: ev.Broke, now: float) -> None:
+        """Everything, at once: there are no workers."""
+        self._books.broken = event.error
+        for batch in list(self._books.batches.values()):
+            self._books.close(batch)
+            span = batch.open_span(batch.done)
+            if span is not None:
+                self._books.fail_span(span, Status.FAILED, self._books.broken)
+            for record in batch.records[batch.done : batch.size]:
+                record.attempt += batch.has_started(record)
+                self._books.settle(record, Status.FAILED, self._books.broken, now)
+        for entry in list(self._books.backlog):
+            self._books.backlog.settled()
+            if isinstance(entry, Span):
+                entry.state = State.SETTLED
+                self._books.fail_span(entry, Status.FAILED, self._books.broken)
+            else:
+                self._books.settle(entry, Status.FAILED, self._books.broken, now)
+        for record in list(self._books.delayed):
+            self._books.settle(record, Status.FAILED, self._books.broken, now)
+        self._books.delayed.clear()
