@@ -197,7 +197,7 @@ class Source:
         self._ahead_bytes += size
         self._unanswered += jobs
         self._drawn += jobs
-        self._dispatcher.accept(entries, jobs, block=False)
+        self._dispatcher.admission.admit(entries, jobs, block=False)
 
     def _end(self, problem: BaseException | None) -> None:
         """There is no more. What was drawn before is worth its results; then comes the input's own error."""

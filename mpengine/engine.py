@@ -118,7 +118,7 @@ class Engine(concurrent.futures.Executor):
             raise _taken(job)
         future._cancel_job = functools.partial(_request_cancel, self._dispatcher, record)
         try:
-            self._dispatcher.accept([record], 1, block=True)
+            self._dispatcher.admission.admit([record], 1, block=not self._dispatcher.is_own_thread())
         except BaseException:
             self._dispatcher.ids.pop(job.id, None)
             raise
@@ -265,7 +265,9 @@ class Engine(concurrent.futures.Executor):
         if dispatcher.pid != os.getpid():
             return dispatcher.interim_report()  # a forked copy: nothing here is its own
         deadline = None if timeout is None else monotonic() + timeout
-        dispatcher.close(ShutdownRequest(deadline, "shutdown(cancel_futures=True)" if cancel_futures else None))
+        dispatcher.admission.close(
+            ShutdownRequest(deadline, "shutdown(cancel_futures=True)" if cancel_futures else None)
+        )
         if wait and not dispatcher.is_own_thread():
             dispatcher.closed.wait()
         return dispatcher.report or dispatcher.interim_report()
@@ -283,7 +285,7 @@ class Engine(concurrent.futures.Executor):
     @property
     def _broken(self) -> EngineBroken | bool:
         """As in ProcessPoolExecutor: false, or why it is broken."""
-        return self._dispatcher.broken or False
+        return self._dispatcher.admission.broken or False
 
     def _check_process(self) -> None:
         if self._dispatcher.pid != os.getpid():
@@ -294,7 +296,7 @@ class Engine(concurrent.futures.Executor):
 
     def _check_open(self) -> None:
         self._check_process()
-        self._dispatcher.check_open()
+        self._dispatcher.admission.check_open()
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("an Engine cannot be sent to a worker; make one there, or return jobs to be submitted here")
@@ -357,7 +359,7 @@ _open: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
 def _dropped(dispatcher: Dispatcher) -> None:
     """An engine was collected: what it accepted is finished, then its workers go."""
     if dispatcher.pid == os.getpid() and not dispatcher.closed.is_set():
-        dispatcher.close_soon(ShutdownRequest(None, None))
+        dispatcher.admission.close_soon(ShutdownRequest(None, None))
 
 
 def _finish_all() -> None:
@@ -366,12 +368,12 @@ def _finish_all() -> None:
     engines = [d for d in list(_open) if d.pid == os.getpid()]
     for dispatcher in engines:
         request = ShutdownRequest(monotonic(), "the program was interrupted") if interrupted else None
-        dispatcher.close(request or ShutdownRequest(None, None))
+        dispatcher.admission.close(request or ShutdownRequest(None, None))
     for dispatcher in engines:
         try:
             dispatcher.closed.wait()
         except KeyboardInterrupt:
-            dispatcher.close(ShutdownRequest(monotonic(), "the program was interrupted"))
+            dispatcher.admission.close(ShutdownRequest(monotonic(), "the program was interrupted"))
             dispatcher.closed.wait()
 
 

@@ -68,7 +68,7 @@ def engine_stats(dispatcher: Dispatcher) -> EngineStats:
     queued = sum(batch.size - batch.done for batch in list(books.batches.values()))
     uptime = monotonic() - dispatcher.started_at
     return EngineStats(
-        pending=max(0, dispatcher.posted - ended - queued),
+        pending=max(0, dispatcher.admission.admitted - ended - queued),
         queued=queued,
         running=sum(row.state == "busy" for row in _rows(dispatcher, memory=False)),
         succeeded=counts[Status.SUCCEEDED],
@@ -99,7 +99,7 @@ def _rows(dispatcher: Dispatcher, *, memory: bool) -> list[WorkerRow]:
 
 def _row(dispatcher: Dispatcher, handle: WorkerHandle, *, memory: bool) -> WorkerRow:
     now = monotonic()
-    job, since = dispatcher.job_of(handle)
+    job, since = dispatcher.workforce.job_of(handle)
     done, total = handle.log.progress() if job is not None else (0.0, 0.0)
     state = "starting" if handle.state is WorkerState.STARTING else "idle" if job is None else "busy"
     return WorkerRow(

@@ -150,7 +150,7 @@ class RunStream(_Stream):
             if outcome is None:
                 self._raise_problem()
                 return
-            broken = self._dispatcher.broken
+            broken = self._dispatcher.admission.broken
             if broken is not None and outcome.error is broken:
                 raise broken
             box = [outcome]

@@ -153,7 +153,7 @@ class Runner:
     def _log_end(self, kind: int, blob: bytes, seq: int, index: int, started_at: float) -> None:
         duration = monotonic() - started_at
         if duration > PEAK_AFTER_S or not self._peak:
-            self._peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            self._peak = self._words[wire.PEAK_MEMORY] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         try:
             self._log.commit(
                 kind, blob, batch=seq, index=index, started_at=started_at, duration=duration, peak_memory=self._peak

@@ -70,7 +70,7 @@ class WorkerHandle:
     def request_stack(self, signum: int) -> str:
         """Its Python stack now, all threads; "" if it does not answer. Blocks up to 0.1 s."""
         before = os.fstat(self.crash_fd).st_size
-        tree.send_to(self.pidfd, signum)
+        self.send(signum)
         until = monotonic() + _STACK_WAIT_S
         poll_fd = self.pidfd
         while monotonic() < until:
@@ -81,15 +81,15 @@ class WorkerHandle:
 
     def stop(self) -> None:
         """SIGSTOP, and wait until it does stand still. Blocks up to 0.1 s."""
-        tree.send_to(self.pidfd, signal.SIGSTOP)
+        self.send(signal.SIGSTOP)
         until = monotonic() + _STOP_WAIT_S
         while not tree.is_stopped(self.pid) and monotonic() < until:
             if tree.wait_readable(self.pidfd, 0.001):
                 return  # it has ended
 
-    def go_on(self) -> None:
-        """After `stop`."""
-        tree.send_to(self.pidfd, signal.SIGCONT)
+    def send(self, signum: int) -> None:
+        """Send it a signal; nothing if it is gone."""
+        tree.send_to(self.pidfd, signum)
 
     def read_stack(self, start: int = 0) -> str:
         """What faulthandler has written from there on, without the engine's own frames."""
@@ -230,8 +230,8 @@ class Supervisor:
         handle.rung = Rung.TERMINATED
         handle.killed_for = handle.killed_for or why
         below = tree.descendants(handle.pid)
-        tree.send_to(handle.pidfd, signal.SIGTERM)
-        tree.send_to(handle.pidfd, signal.SIGCONT)  # a stopped process takes no SIGTERM
+        handle.send(signal.SIGTERM)
+        handle.send(signal.SIGCONT)  # a stopped process takes no SIGTERM
         tree.send(below, signal.SIGTERM)
 
     def kill(self, handle: WorkerHandle, why: str) -> None:
@@ -239,7 +239,7 @@ class Supervisor:
         handle.rung = Rung.KILLED
         handle.killed_for = handle.killed_for or why
         below = tree.descendants(handle.pid)
-        tree.send_to(handle.pidfd, signal.SIGKILL)
+        handle.send(signal.SIGKILL)
         tree.send(below, signal.SIGKILL)
 
     def bury(self, handle: WorkerHandle) -> None:

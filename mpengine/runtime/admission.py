@@ -1,0 +1,84 @@
+"""Who gets in: takes jobs from any thread, blocks them above `max_pending`, and refuses them when the engine closes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from mpengine.core import events as ev
+from mpengine.core.records import Entry
+from mpengine.errors import EngineBroken, EngineClosed
+from mpengine.runtime.inbox import Inbox
+
+
+class Admission:
+    """All methods may be called from any thread.
+
+    Args:
+        waiting: How many of the jobs admitted, whose number it gets, have not started.
+
+    Attributes:
+        admitted: Jobs let in, whether the ledger knows them yet or not.
+        broken: Why the engine is broken, if it is.
+    """
+
+    def __init__(self, name: str, inbox: Inbox, max_pending: int | None, waiting: Callable[[int], int]) -> None:
+        self.admitted = 0
+        self.broken: EngineBroken | None = None
+        self._name = name
+        self._inbox = inbox
+        self._max_pending = max_pending
+        self._waiting = waiting
+        self._closed = False
+        # Guards the counts, and the order of the inbox: what is let in is posted before the shutdown that ends it.
+        self._gate = threading.Condition(threading.Lock())
+
+    def admit(self, entries: list[Entry], jobs: int, *, block: bool) -> None:
+        """Let jobs in; with `block` as soon as there is room.
+
+        Raises:
+            EngineClosed: After the shutdown, or while waiting for room.
+            EngineBroken: Workers cannot be kept alive.
+        """
+        with self._gate:
+            if block and self._max_pending is not None:
+                self._gate.wait_for(self._has_room)
+            self.check_open()
+            self.admitted += jobs
+            self._inbox.post(ev.Accepted(entries))
+
+    def check_open(self) -> None:
+        """Raise EngineBroken or EngineClosed if nobody is let in."""
+        if self.broken is not None:
+            raise EngineBroken(str(self.broken)) from self.broken.__cause__
+        if self._closed:
+            raise EngineClosed(f"cannot schedule new futures after shutdown of {self._name}; make a new Engine")
+
+    def _has_room(self) -> bool:
+        if self._closed or self.broken is not None:
+            return True
+        return self._max_pending is None or self._waiting(self.admitted) < self._max_pending
+
+    def jobs_moved_on(self) -> None:
+        """Some may have started or ended: those who wait for room look again."""
+        if self._max_pending is not None:
+            with self._gate:
+                self._gate.notify_all()
+
+    def close(self, request: object = None) -> None:
+        """Let nobody in from now on; then post the request."""
+        with self._gate:
+            self.close_soon(request)
+            self._gate.notify_all()
+
+    def close_soon(self, request: object = None) -> None:
+        """As `close`, without the lock: for finalizers, which run in whatever thread collects garbage."""
+        self._closed = True
+        if request is not None:
+            self._inbox.post(request)
+
+    def break_with(self, error: EngineBroken) -> None:
+        """Let nobody in, for this reason."""
+        with self._gate:
+            self.broken = error
+            self._gate.notify_all()

@@ -1,0 +1,62 @@
+"""What other threads leave for the dispatcher thread, and how they wake it."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+from mpengine.runtime import descriptors
+
+
+class Inbox:
+    """Many threads post, one takes. `wake_fd` becomes readable when there is something while the reader sleeps."""
+
+    def __init__(self) -> None:
+        self.wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        descriptors.own(self.wake_fd)
+        self._pid = os.getpid()
+        self._items: deque[Any] = deque()
+        self._asleep = False
+
+    def post(self, item: Any) -> None:
+        """Leave something and wake the reader. Never blocks, takes no lock: finalizers may call it."""
+        if self._pid != os.getpid():
+            return  # a forked copy: the descriptor is not its own
+        self._items.append(item)
+        if self._asleep:
+            self._asleep = False  # the next to post need not wake it again
+            try:
+                os.eventfd_write(self.wake_fd, 1)
+            except OSError:
+                return  # closed: the reader has ended, and nobody is left to wake
+
+    def __bool__(self) -> bool:
+        return bool(self._items)
+
+    def may_sleep(self) -> bool:
+        """The reader is about to sleep; False if something has come in the meantime. The order matters:
+        asleep first, then the look, so that whoever posts after the look wakes."""
+        self._asleep = True
+        return not self._items
+
+    def awake(self) -> None:
+        """The reader is awake, for whatever reason."""
+        self._asleep = False
+
+    def clear_wake(self) -> None:
+        """The descriptor was readable."""
+        try:
+            os.eventfd_read(self.wake_fd)
+        except BlockingIOError:
+            return
+
+    def take(self) -> Iterator[Any]:
+        """All that is there now; what is posted meanwhile has its turn later."""
+        for _ in range(len(self._items)):
+            yield self._items.popleft()
+
+    def close(self) -> None:
+        """Nothing is read any more."""
+        descriptors.close(self.wake_fd)

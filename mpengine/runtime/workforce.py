@@ -1,0 +1,298 @@
+"""The dispatcher's dealings with workers: hear them, look at their boards, ask them, mourn and replace them.
+
+Between the supervisor, which knows processes and no jobs, and the ledger, which knows jobs and no processes.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from collections.abc import Callable
+from typing import Protocol
+
+from mpengine.core import actions as do
+from mpengine.core import events as ev
+from mpengine.core.books import Books
+from mpengine.core.policy import RestartIntensity, Rung
+from mpengine.errors import WorkerStartError
+from mpengine.observing import Observers, WorkerEnded, WorkerReady, WorkerStarted
+from mpengine.runtime.clock import monotonic
+from mpengine.runtime.collector import Collector
+from mpengine.runtime.signals import INTERRUPT_SIGNAL, STACK_SIGNAL
+from mpengine.runtime.supervisor import Supervisor, WorkerHandle, WorkerState
+from mpengine.wire import messages as wire
+from mpengine.wire.remote_error import unpack_error
+
+START_TIMEOUT_S = 60.0  # for imports and the initializer; then the start counts as hung
+RESTART_PERIOD_S = 10.0  # see core.policy.RestartIntensity
+RESTART_PATIENCE_S = 5.0
+DEAF_S = 0.2  # between the closing of a worker's descriptors and its end, if it is dying
+RELAUNCH_S = 0.2  # before another try, when the system had no process or descriptor to give
+
+
+class Mourner(Protocol):
+    """Who wants to know of the end of workers: a shutdown under way."""
+
+    def wants_workers(self) -> bool:
+        """Whether the dead are to be replaced."""
+
+    def died_in_job(self, handle: WorkerHandle, job: str) -> None:
+        """A worker is dead, and this is the job it was in."""
+
+    def ended(self, handle: WorkerHandle) -> None:
+        """A worker is dead and buried."""
+
+
+class Workforce:
+    """See the module's text. Dispatcher thread only, but for `job_of`.
+
+    Args:
+        tell: Tell the ledger something.
+        give_up: Break the engine: what happened, and why.
+    """
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        books: Books,
+        observers: Observers,
+        epoll: select.epoll,
+        tell: Callable[[ev.Event], None],
+        give_up: Callable[[str, BaseException], None],
+    ) -> None:
+        self.watched: dict[int, WorkerHandle] = {}  # by bell and pidfd
+        self.mourner: Mourner | None = None
+        self.broken = False
+        self._supervisor = supervisor
+        self._books = books
+        self._observers = observers
+        self._epoll = epoll
+        self._tell = tell
+        self._give_up = give_up
+        self._collector = Collector(books.batches.get)
+        self._intensity = RestartIntensity(3 * supervisor.size + 5, RESTART_PERIOD_S, RESTART_PATIENCE_S)
+        self._relaunch_at: float | None = None
+
+    # ---- hearing ---------------------------------------------------------------------------------------------------
+
+    def adopt(self, handle: WorkerHandle) -> None:
+        """A process was started."""
+        self._supervisor.adopt(handle)
+        for fd in (handle.bell_fd, handle.pidfd):
+            self.watched[fd] = handle
+            self._epoll.register(fd, select.EPOLLIN)
+        if self._observers:
+            self._observers.emit(WorkerStarted(handle.pid, monotonic()))
+        if self.broken:
+            self._supervisor.kill(handle, "the engine is broken")
+
+    def answer(self, fds: list[int]) -> None:
+        """These descriptors are readable. Deaths last: first all that was logged."""
+        handles = [(fd, self.watched[fd]) for fd in fds if fd in self.watched]
+        for fd, handle in handles:
+            if fd == handle.bell_fd:
+                self._bell(handle)
+        for fd, handle in handles:
+            if fd == handle.pidfd:
+                self._died(handle)
+
+    def _bell(self, handle: WorkerHandle) -> None:
+        try:
+            told = os.read(handle.bell_fd, 4096)
+        except BlockingIOError:
+            return
+        self.collect(handle)
+        if not told:
+            # It, or a job in it, has closed its end: by exec, by closing all it found, or, most often, by dying.
+            self._unwatch(handle.bell_fd)
+            handle.deaf_since = monotonic()
+
+    def collect(self, handle: WorkerHandle) -> None:
+        """Take in all that a worker has logged."""
+        events, about, problem = self._collector.collect(handle.id, handle.pid, handle.log)
+        for record in about:
+            if record.kind == wire.READY:
+                self._ready(handle)
+            elif record.kind == wire.LEAVING:
+                handle.leaving = True
+                self.replenish()
+            else:
+                handle.start_error = unpack_error(record.blob, f"in the initializer of worker pid {handle.pid}")
+        if events:
+            self._intensity.succeeded()
+        for event in events:
+            self._tell(event)
+        if problem and handle.rung is Rung.DIED:
+            self._supervisor.kill(handle, problem)
+
+    def _ready(self, handle: WorkerHandle) -> None:
+        handle.state = WorkerState.READY
+        if self._observers:
+            self._observers.emit(WorkerReady(handle.pid, monotonic()))
+        if not self.broken:
+            self._tell(ev.WorkerReady(handle.id, handle.pid))
+
+    # ---- looking -----------------------------------------------------------------------------------------------------
+
+    def observe(self) -> None:
+        """Take in all that every worker has logged, and then what its board says."""
+        for handle in self._supervisor.alive():
+            if handle.state is not WorkerState.READY:
+                continue
+            self.collect(handle)
+            batch, index, since = self.board(handle)
+            if batch:
+                self._tell(ev.Observed(handle.id, batch, index, since))
+                if self._observers:
+                    self._tell_started(batch, index)
+
+    def board(self, handle: WorkerHandle) -> tuple[int, int, float | None]:
+        """The batch a worker claimed, the item of that it started (-1: none), when (None: not told)."""
+        claim = handle.log.claim()
+        started, index, since = handle.log.started()
+        if started != claim:
+            return claim, -1, None
+        batch = self._books.batches.get(claim)
+        return claim, index, since if batch is not None and batch.span is None else None
+
+    def job_of(self, handle: WorkerHandle) -> tuple[str | None, float | None]:
+        """The job a worker runs now, by name, and since when; any thread, so it may be over already."""
+        seq, index, since = self.board(handle)
+        batch = self._books.batches.get(seq)
+        if batch is None or not batch.done <= index < batch.size:
+            return None, None
+        if batch.span is not None:
+            return f"call {batch.span.position + batch.span.first + index} of map(`{batch.span.name}`)", None
+        return batch.records[index].job.id, since
+
+    def _tell_started(self, seq: int, index: int) -> None:
+        batch = self._books.batches.get(seq)
+        if batch is not None and batch.records and batch.done <= index < batch.size:
+            record = batch.records[index]
+            self._observers.started(record, record.attempt + 1)
+
+    # ---- asking ------------------------------------------------------------------------------------------------------
+
+    def ask(self, action: do.Revoke | do.Flush | do.Interrupt) -> None:
+        """Leave a worker a word about its batch, and wake it if it has to act now."""
+        handle = self._supervisor.handles.get(action.worker)
+        if handle is None:
+            return
+        words = handle.log.words
+        if isinstance(action, do.Revoke):
+            words[wire.REVOKED] = action.batch
+            return
+        if isinstance(action, do.Flush):
+            words[wire.FLUSH] = action.batch
+        else:
+            words[wire.INTERRUPT] = wire.started_word(action.batch, action.index)
+        handle.send(INTERRUPT_SIGNAL)
+
+    def kill(self, action: do.Kill) -> None:
+        """Kill a worker for the item it is in: it is stopped first, so that it is killed for no other."""
+        handle = self._supervisor.handles.get(action.worker)
+        if handle is None:
+            return
+        stack = handle.request_stack(STACK_SIGNAL)
+        handle.stop()
+        self.collect(handle)
+        if self.board(handle)[:2] == (action.batch, action.index):
+            handle.stack = stack
+            self._supervisor.kill(handle, action.reason)
+        else:
+            handle.send(signal.SIGCONT)
+
+    # ---- mourning and replacing --------------------------------------------------------------------------------------
+
+    def _died(self, handle: WorkerHandle) -> None:
+        ready = handle.state is WorkerState.READY
+        self.collect(handle)
+        batch, index, since = self.board(handle) if ready else (0, -1, None)
+        job = self.job_of(handle)[0]
+        if self.mourner is not None and job is not None:
+            self.mourner.died_in_job(handle, job)
+        peak = handle.log.words[wire.PEAK_MEMORY]
+        for fd in (handle.bell_fd, handle.pidfd):
+            self._unwatch(fd)
+        self._supervisor.bury(handle)
+        now = monotonic()
+        if self._observers:
+            self._observers.emit(WorkerEnded(handle.pid, handle.exitcode, now))
+        if self.mourner is not None:
+            self.mourner.ended(handle)
+        self._tell(
+            ev.WorkerExited(
+                handle.id, handle.pid, handle.exitcode, batch=batch, index=index, since=since, peak_memory=peak,
+                stack=handle.stack, problem=handle.killed_for,
+            )
+        )  # fmt: skip
+        if handle.start_error is not None:
+            self._give_up("its initializer raised", handle.start_error)
+        elif job is None and not handle.leaving and handle.rung is Rung.DIED:
+            self._failed(handle, ready, now)
+        self.replenish()
+
+    def _unwatch(self, fd: int) -> None:
+        if self.watched.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def _failed(self, handle: WorkerHandle, ready: bool, now: float) -> None:
+        if self._intensity.failed(now, killed=handle.exitcode == -signal.SIGKILL):
+            when = "while they ran nothing" if ready else "before they were ready"
+            cause = WorkerStartError(
+                f"more than {self._intensity.limit} workers in {RESTART_PERIOD_S:g} s died {when}; the last one, "
+                f"pid {handle.pid}, with exit code {handle.exitcode}. {handle.stack}".strip()
+            )
+            self._give_up("workers die faster than they start", cause)
+
+    def start_failed(self, error: WorkerStartError) -> None:
+        """A process could not be started."""
+        self._supervisor.starting -= 1
+        if isinstance(error.__cause__, OSError):  # no process or descriptor to be had: there may be, later
+            if self._supervisor.alive() or not self._intensity.failed(monotonic(), killed=False):
+                self._relaunch_at = monotonic() + RELAUNCH_S
+                return
+        self._give_up("a worker could not be started", error)
+
+    def replenish(self) -> None:
+        """Start what is missing."""
+        if self.broken or self._relaunch_at is not None:
+            return
+        if self.mourner is None or self.mourner.wants_workers():
+            missing = self._supervisor.missing()
+            if missing > 0:
+                self._supervisor.start(missing)
+
+    def look_after(self, now: float) -> None:
+        """What is due by now: another try, the end of the deaf and of those that hang while they start."""
+        if self._relaunch_at is not None and now >= self._relaunch_at:
+            self._relaunch_at = None
+            self.replenish()
+        for handle in self._supervisor.alive():
+            due = self._due(handle)
+            if due is None or now < due:
+                continue
+            if handle.deaf_since is not None:
+                self._supervisor.kill(handle, "its descriptors were closed, by the job or by an exec")
+                continue
+            stack = handle.request_stack(STACK_SIGNAL)
+            self._supervisor.kill(handle, "it did not become ready")
+            cause = WorkerStartError(
+                f"worker pid {handle.pid} was not ready after {START_TIMEOUT_S:g} s; look at what its initializer and "
+                f"its imports wait for.\n{stack}"
+            )
+            self._give_up("a worker hangs while it starts", cause)
+
+    @staticmethod
+    def _due(handle: WorkerHandle) -> float | None:
+        if handle.rung is not Rung.DIED:
+            return None  # it is being ended already
+        if handle.deaf_since is not None:
+            return handle.deaf_since + DEAF_S
+        return handle.started_at + START_TIMEOUT_S if handle.state is WorkerState.STARTING else None
+
+    def next_wakeup(self) -> float | None:
+        """When `look_after` has something to do, if nothing happens before."""
+        times = [self._relaunch_at, *map(self._due, self._supervisor.alive())]
+        return min((time for time in times if time is not None), default=None)
