@@ -136,6 +136,9 @@ class Ledger:
             self.books.settle(record, Status.FAILED, self.books.broken, now)
         elif self.books.abandoned is not None:
             self.books.settle(record, Status.CANCELLED, verdicts.cancelled_error(record, self.books.abandoned), now)
+        elif record.context is not None and record.context.reason is not None:
+            # Whoever cancels it later than this tells us.
+            self.books.settle(record, Status.CANCELLED, verdicts.cancelled_error(record, record.context.reason), now)
         elif record.deadline is not None and record.deadline <= now:
             self.books.settle(record, Status.EXPIRED, verdicts.deadline_error(record, 0, started=False), now)
         else:

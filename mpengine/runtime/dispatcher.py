@@ -191,10 +191,6 @@ class Dispatcher:
                 if isinstance(entry, Record):
                     self.observers.emit(JobAccepted(entry.job, now))
         self._tell(event)
-        for entry in event.entries:
-            # Its context may have been cancelled before we listened; whoever cancels it later than this, tells us.
-            if isinstance(entry, Record) and entry.context is not None and entry.context.reason is not None:
-                self._tell(ev.CancelRequested(entry, entry.context.reason, running=True))
 
     # ---- the ledger ------------------------------------------------------------------------------------------------
 

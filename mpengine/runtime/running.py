@@ -62,6 +62,7 @@ class Runner:
         self._current: tuple[str, int, float | None] | None = None
         self._functions: dict[int, Any] = {}
         self._held: _Held | None = None
+        self._progress_shown = False
 
     # ---- what a job may ask ----------------------------------------------------------------------------------------
 
@@ -82,6 +83,7 @@ class Runner:
         return CurrentJob(*about, lambda: self._words[wire.INTERRUPT] == word, self._show_progress)
 
     def _show_progress(self, done: float, total: float) -> None:
+        self._progress_shown = True
         self._log.doubles[wire.PROGRESS_DONE] = done
         self._log.doubles[wire.PROGRESS_TOTAL] = total
 
@@ -112,6 +114,7 @@ class Runner:
                 return
             payload = payloads[at : at + size]
             at += size
+            self._clear_progress()
             now = monotonic()
             self._log.doubles[wire.STARTED_AT] = now
             self._words[wire.STARTED] = wire.started_word(seq, index)
@@ -169,6 +172,7 @@ class Runner:
         """Run calls of one function: their values are logged in groups of at most about `GROUP_S` of work."""
         (key, offset, length, first, stop, position, star), payload = wire.split_body(body)
         held = self._held = _Held(seq, position)
+        self._clear_progress()
         try:
             self._words[wire.STARTED] = wire.started_word(seq, 0)
             fn, values, flags = self._load_span(key, offset, length, payload)
@@ -189,11 +193,13 @@ class Runner:
                 ended_at = monotonic()
                 done = index - before
                 held.log(self._log, ended_at - started_at)
+                self._clear_progress()
                 if error is not None:
                     kind, blob = self._failed(error)
                     self._log.commit(kind, blob, batch=seq, index=index, started_at=started_at)
                     index += 1
                     done += 1
+                    held.index = index
                     del error
                 if index == count or before == 0 or ended_at - self._last_ring > RING_S:
                     self._ring()
@@ -265,6 +271,12 @@ class Runner:
             self._functions[key] = fn
         return fn, values, flags
 
+    def _clear_progress(self) -> None:
+        """What the job before said of itself does not hold for the next."""
+        if self._progress_shown:
+            self._show_progress(0.0, 0.0)
+            self._progress_shown = False
+
     # ---- small things ------------------------------------------------------------------------------------------------
 
     def _ring(self) -> None:
@@ -286,23 +298,27 @@ class Runner:
             os._exit(0)
 
 
+class _Pickled(bytes):
+    """A value that was pickled as soon as it was there."""
+
+
 class _Held:
-    """Values of a span that were computed and not logged yet: [index, index + len(values))."""
+    """Values of a span that were computed and not logged yet: [index, index + len(values)).
+
+    The signal handler may log them between any two steps of the one that adds, so adding is one append.
+    """
 
     def __init__(self, batch: int, position: int) -> None:
         self.batch = batch
         self.position = position
         self.index = 0
         self.values: list[Any] = []
-        self.flags: bytearray | None = None
+        self.all_atoms = True
 
     def append_pickled(self, blob: bytes) -> None:
         """Add a value that is not an atom."""
-        if self.flags is None:
-            self.flags = bytearray()
-        self.flags.extend(bytes(len(self.values) - len(self.flags)))
-        self.values.append(blob)
-        self.flags.append(1)
+        self.all_atoms = False  # and so it stays for this span
+        self.values.append(_Pickled(blob))
 
     def next_index(self) -> int:
         """The first call without a value."""
@@ -310,12 +326,15 @@ class _Held:
 
     def log(self, log: LogWriter, seconds: float) -> None:
         """Commit what is held; it took so many seconds."""
-        count = len(self.values)
+        values = self.values
+        count = len(values)
         if not count:
             return
-        if self.flags is not None:
-            self.flags.extend(bytes(count - len(self.flags)))
-        blob = codec.dump_values(self.values, self.flags)
+        if self.all_atoms:
+            blob = codec.dump_values(values, None)
+        else:
+            flags = bytearray(type(value) is _Pickled for value in values)
+            blob = codec.dump_values([bytes(v) if type(v) is _Pickled else v for v in values], flags)
         try:
             log.commit(wire.VALUES, blob, batch=self.batch, index=self.index, count=count, duration=seconds)
         except OSError as error:
@@ -324,8 +343,7 @@ class _Held:
             for index in range(self.index, self.index + count):
                 log.commit(wire.ERROR, blob, batch=self.batch, index=index)
         self.index += count
-        self.values.clear()
-        self.flags = None
+        values.clear()
 
 
 class _Raise:
