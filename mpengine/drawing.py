@@ -12,6 +12,7 @@ collected, closes its source, and the thread ends with the next item, or at once
 from __future__ import annotations
 
 import contextvars
+import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -64,7 +65,8 @@ class Source:
         self._buffersize = buffersize
         self._key = 0  # of the function drawn last, for the pace
         self._lock = threading.Lock()
-        self._room = threading.Condition(self._lock)
+        self._waits = False  # the drawer thread, for room
+        self._room: queue.SimpleQueue[None] = queue.SimpleQueue()  # a word to it; may be put from a finalizer
         self._ahead = 0  # jobs drawn and not handed out
         self._ahead_bytes = 0  # of their arguments, as long as they have no result
         self._unanswered = 0  # jobs sent and not received back
@@ -95,30 +97,25 @@ class Source:
         with self._lock:
             self._unanswered -= jobs
             self._ahead_bytes -= size
-            if not self._unanswered:
+            if self._is_hungry():
                 self._send()  # nobody else would, if the input blocks now
 
     def handed_out(self, jobs: int) -> None:
         """The consumer's user has taken so many results."""
         with self._lock:
             self._ahead -= jobs
-            if not self._sure and self._has_room():
-                self._room.notify()
+            if self._waits and self._has_room():
+                self._waits = False
+                self._room.put(None)
 
     def close(self) -> None:
         """Nobody wants more: stop what was drawn. From the consumer, or when it has dropped the iterator."""
         if self.mailbox.closed:
             return
-        self.mailbox.closed = True
+        self.mailbox.closed = True  # first: whoever sends something after this says so himself, see `_send`
         # No lock: the garbage collector may call this in a thread that holds it.
-        if self._unanswered:
-            self._dispatcher.post(ev.StreamClosed(self.mailbox))
-        if not self._sure:
-            self._dispatcher.post(self._wake)
-
-    def _wake(self) -> None:
-        with self._lock:
-            self._room.notify()
+        self._dispatcher.post(ev.StreamClosed(self.mailbox))
+        self._room.put(None)
 
     # ---- drawing -----------------------------------------------------------------------------------------------------
 
@@ -128,6 +125,10 @@ class Source:
         ahead = 0 if seconds is None else int(AHEAD_S / max(seconds, 1e-9))
         most = self._dispatcher.supervisor.size * max(LEAST_AHEAD, ahead)
         return min(most, MOST_AHEAD if self._buffersize is None else self._buffersize)
+
+    def _is_hungry(self) -> bool:
+        """Whether so little is under way that an item must not wait for others to go with it."""
+        return self._unanswered < LEAST_AHEAD * self._dispatcher.supervisor.size
 
     def _has_room(self) -> bool:
         window = self._window()
@@ -158,18 +159,30 @@ class Source:
                 prepared = self._prepare(item)
                 now = monotonic()
                 with self._lock:
-                    if self._add(prepared, most) or not self._unanswered or now - started > GATHER_S:
+                    if self._add(prepared, most) or self._is_hungry() or now - started > GATHER_S:
                         self._send()
                         most, started = self._lot(), now
-                        while not self._has_room() and not self.mailbox.closed:
-                            self._room.wait()
                 del item, prepared
+                self._wait_for_room()
                 if self.mailbox.closed:
                     break
         except BaseException as error:
             self._end(error)
         else:
             self._end(None)
+
+    def _wait_for_room(self) -> None:
+        """In the drawer thread: until the window has room, or nobody wants more."""
+        while not self.mailbox.closed:
+            with self._lock:
+                if self._gathered() or self._has_room():
+                    return
+                self._waits = True
+            self._room.get()
+
+    def _gathered(self) -> bool:
+        """Whether a lot is being gathered, for which there was room."""
+        raise NotImplementedError
 
     def _lot(self) -> int:
         """How many items to send at once."""
@@ -193,11 +206,13 @@ class Source:
         if taken is None:
             return
         entries, jobs, size = taken
+        self._dispatcher.admission.admit(entries, jobs, block=False)
         self._ahead += jobs
         self._ahead_bytes += size
         self._unanswered += jobs
         self._drawn += jobs
-        self._dispatcher.admission.admit(entries, jobs, block=False)
+        if self.mailbox.closed:
+            self._dispatcher.post(ev.StreamClosed(self.mailbox))
 
     def _end(self, problem: BaseException | None) -> None:
         """There is no more. What was drawn before is worth its results; then comes the input's own error."""
@@ -237,6 +252,9 @@ class CallSource(Source):
 
     def _lot(self) -> int:
         return max(1, min(self._window() - self._ahead, self._dispatcher.books.pace.calls(self._key)))
+
+    def _gathered(self) -> bool:
+        return bool(self._values)
 
     def _prepare(self, item: Any) -> Any:
         if type(item) in _INLINE_ATOMS or (self._fn.star and all(type(part) in _INLINE_ATOMS for part in item)):
@@ -307,6 +325,9 @@ class JobSource(Source):
 
     def _lot(self) -> int:
         return max(1, min(self._window() - self._ahead, MAX_ITEMS))
+
+    def _gathered(self) -> bool:
+        return bool(self._records)
 
     def _prepare(self, item: Any) -> Record:
         return self._admit(item, self.mailbox)

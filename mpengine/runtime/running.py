@@ -139,7 +139,7 @@ class Runner:
             try:
                 self._armed = True
                 fn, args, kwargs = codec.loads(payload)
-                blob = codec.dumps(fn(*args, **kwargs))
+                blob = codec.dump_result(fn(*args, **kwargs))
             finally:
                 self._armed = False
                 self._leave_if_forked()
@@ -238,7 +238,7 @@ class Runner:
                     if type(value) in atoms:
                         append(value)
                     else:
-                        held.append_pickled(codec.dumps(value))
+                        held.append_pickled(codec.dump_result(value))
                     index += 1
             finally:
                 self._armed = False

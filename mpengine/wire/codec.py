@@ -72,6 +72,15 @@ def dump_call(fn: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
         raise
 
 
+def dump_result(value: Any) -> bytes:
+    """Pickle what a job returned. The error gets a note saying that it was the result."""
+    try:
+        return dumps(value)
+    except Exception as error:
+        error.add_note(f"the job's result (a {type(value).__qualname__}) cannot be pickled; return something that can")
+        raise
+
+
 def _blame_call(fn: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     parts = [("the function", fn)]
     parts += [(f"argument {number}", arg) for number, arg in enumerate(args, 1)]

@@ -1,0 +1,44 @@
+"""The documentation holds: every Python block of the README runs as it stands, and every command has help."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
+def test_a_block_of_the_readme_runs_as_a_script(block: str, tmp_path: Path) -> None:
+    script = tmp_path / "block.py"
+    script.write_text(block)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=50, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip()
+
+
+def test_the_full_pattern_says_that_every_worker_is_gone(tmp_path: Path) -> None:
+    (block,) = (block for block in BLOCKS if "engine.shutdown" in block)
+    done = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, timeout=50, cwd=tmp_path)
+    last = done.stdout.splitlines()[-1]
+    assert last.startswith("11 jobs finished, 0 cancelled, 1 lost; every worker is gone (pid ")
+    assert last.count(" pill") == 2
+    said = re.search(r"Its last line reads: `(.*?)`", (ROOT / "README.md").read_text())
+    assert said is not None
+    assert re.sub(r"pid \d+", "pid N", said[1]) == re.sub(r"pid \d+", "pid N", last)
+
+
+def test_every_command_and_option_has_help() -> None:
+    from mpengine.cli.commands import commands
+
+    assert commands.commands
+    for name, sub in commands.commands.items():
+        assert sub.help, f"`{name}` has no help"
+        for param in sub.params:
+            if param.param_type_name == "option":
+                assert param.help, f"`{name} {param.opts[0]}` has no help"
