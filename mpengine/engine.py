@@ -221,7 +221,7 @@ class Engine(concurrent.futures.Executor):
             self._dispatcher, MappedFunction(function_name(fn), packed, star), pace_key(fn),
             items if star else iter(iterables[0]), sure=sure, buffersize=buffersize,
         )  # fmt: skip
-        return iterate(MapStream(source, ordered=ordered, deadline=deadline))
+        return iterate(MapStream(source, ordered=ordered, deadline=deadline, counts_each=buffersize is not None))
 
     # ---- looking -----------------------------------------------------------------------------------------------------
 

@@ -36,6 +36,10 @@ class _Stream:
         """Nobody wants more."""
         self._source.close()
 
+    def handed_out(self, jobs: int) -> None:
+        """The user is about to get so many results."""
+        self._source.handed_out(jobs)
+
     def __del__(self) -> None:
         self.close()  # dropped, perhaps before it was ever asked for anything
 
@@ -59,10 +63,15 @@ class _Stream:
 
 
 class MapStream(_Stream):
-    """`map` and `map_unordered`."""
+    """`map` and `map_unordered`.
 
-    def __init__(self, source: CallSource, *, ordered: bool, deadline: float | None) -> None:
+    Attributes:
+        counts_each: The window was set by the caller, who can count: each value is handed out by itself.
+    """
+
+    def __init__(self, source: CallSource, *, ordered: bool, deadline: float | None, counts_each: bool) -> None:
         super().__init__(source, ordered=ordered, deadline=deadline)
+        self.counts_each = counts_each
         self._next = 0  # of the next value to hand out, if ordered
         self._early: dict[int, tuple[int, Any, BaseException | None]] = {}
         source.start()
@@ -82,8 +91,9 @@ class MapStream(_Stream):
             values, problem = _unpacked(blob)
             del blob
             values.reverse()
+            if not self.counts_each:
+                self.handed_out(count)
             yield values
-            self._source.handed_out(count)
             if problem is not None:
                 raise problem
 
@@ -155,8 +165,8 @@ class RunStream(_Stream):
                 raise broken
             box = [outcome]
             del outcome
+            self.handed_out(1)
             yield box.pop()  # no reference to it is kept while the consumer works
-            self._source.handed_out(1)
 
     def _arrived(self) -> Outcome | None:
         while not (self._ordered and self._expected and self._expected[0] in self._early):
@@ -185,6 +195,8 @@ def iterate(stream: MapStream) -> Iterator[Any]:
     try:
         for values in stream.chunks():
             while values:
+                if stream.counts_each:
+                    stream.handed_out(1)
                 yield values.pop()
     finally:
         stream.close()
