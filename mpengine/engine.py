@@ -11,7 +11,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.context import BaseContext
-from types import TracebackType
+from types import FunctionType, TracebackType
 from typing import Any, NoReturn
 
 from mpengine.core import events as ev
@@ -308,6 +308,8 @@ class Engine(concurrent.futures.Executor):
 
 def pace_key(fn: Any) -> int:
     """What functions have in common whose calls take the same time: their code."""
+    if type(fn) is FunctionType:
+        return id(fn.__code__)
     inner = getattr(fn, "func", fn)  # functools.partial
     code = getattr(inner, "__code__", None) or getattr(getattr(inner, "__func__", None), "__code__", None)
     return id(inner) if code is None else id(code)

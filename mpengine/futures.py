@@ -17,6 +17,7 @@ logger = logging.getLogger("mpengine")
 
 _PENDING = "PENDING"
 _CANCELLED_AND_NOTIFIED = "CANCELLED_AND_NOTIFIED"
+_CANCELLED = ("CANCELLED", _CANCELLED_AND_NOTIFIED)
 
 
 class JobFuture(concurrent.futures.Future[Any]):
@@ -76,7 +77,7 @@ class JobFuture(concurrent.futures.Future[Any]):
         """The record is about to be sent, and can no longer be cancelled for free; False: it was cancelled."""
         if self._state == _PENDING:
             return self.set_running_or_notify_cancel()
-        return not self.cancelled()  # a further attempt; or a user has resolved it, whose job runs nonetheless
+        return self._state not in _CANCELLED  # a further attempt; or a user has resolved it, whose job runs nonetheless
 
     def settle(self, record: Record, outcome: Outcome) -> None:
         """Resolve. The only place that does; called once, by the dispatcher thread.
@@ -86,9 +87,7 @@ class JobFuture(concurrent.futures.Future[Any]):
         self._outcome = outcome
         self._cancel_job = None
         try:
-            if outcome.status is Status.CANCELLED:
-                self._settle_cancelled()
-            elif self.cancelled():
+            if outcome.status is Status.CANCELLED or self._state in _CANCELLED:
                 self._settle_cancelled()
             elif outcome.error is not None:
                 self._set(self.set_exception, outcome.error)

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from mpengine.core.actions import Retried
 from mpengine.core.job import Job, Outcome
 from mpengine.core.records import Record
 
@@ -111,19 +112,20 @@ class Observers:
                 logger.exception("observer %r raised and is dropped", observer)
                 self._observers.remove(observer)
 
-    def started(self, record: Record, attempt: int) -> None:
+    def started(self, record: Record, attempt: int, at: float | None) -> None:
         """An attempt is known to have started; told once."""
-        if record.started_at is not None and self._started.get(record) != attempt:
+        if at is not None and self._started.get(record) != attempt:
             self._started[record] = attempt
-            self.emit(JobStarted(record.job, attempt, record.worker_pid, record.started_at))
+            self.emit(JobStarted(record.job, attempt, record.worker_pid, at))
 
-    def retried(self, record: Record, error: BaseException, delay: float, now: float) -> None:
+    def retried(self, action: Retried, now: float) -> None:
         """An attempt ended and another follows."""
-        self.emit(JobRetried(record.job, record.attempt, error, delay, now))
+        self.started(action.record, action.attempt, action.started_at)
+        self.emit(JobRetried(action.record.job, action.attempt, action.error, action.delay, now))
 
     def finished(self, record: Record, outcome: Outcome, now: float) -> None:
         """A job has its outcome."""
         if outcome.attempts:
-            self.started(record, outcome.attempts)
+            self.started(record, outcome.attempts, record.started_at)
         self._started.pop(record, None)
         self.emit(JobFinished(outcome, now))

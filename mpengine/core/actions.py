@@ -47,6 +47,8 @@ class Retried:
     """Nothing to do but tell observers: this attempt ended badly and another will follow after `delay` seconds."""
 
     record: Record
+    attempt: int
+    started_at: float | None
     error: BaseException
     delay: float
 

@@ -156,12 +156,13 @@ class Books:
             self.settle(record, status, error, now, report)
             return
         record.errors += (error,)
+        started_at = record.started_at
         record.state = State.PENDING
         record.batch = None
         record.started_at = None
         delay = backoff_delay(record.job.backoff, record.attempt, self._jitter)
         self.retried += 1
-        self._out.append(do.Retried(record, error, delay))
+        self._out.append(do.Retried(record, record.attempt, started_at, error, delay))
         if delay > 0:
             self.delayed.add(record)
             self.set_timer(now + delay, record)

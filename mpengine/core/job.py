@@ -17,7 +17,6 @@ RetryOn = type[BaseException] | tuple[type[BaseException], ...] | Callable[[Base
 Backoff = float | Callable[[int], float]
 
 _numbers = itertools.count(1)
-_set = object.__setattr__
 
 
 class Status(StrEnum):
@@ -55,22 +54,18 @@ class Job:
         ValueError: ``timeout`` is not positive, or ``retries`` is negative.
     """
 
-    __slots__ = (
-        "__weakref__", "args", "backoff", "context", "fn", "id", "kwargs", "meta", "priority", "retries", "retry_on",
-        "timeout",
-    )  # fmt: skip
-
     fn: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     id: str
-    context: Context | None
-    timeout: float | None
-    retries: int | None
-    retry_on: RetryOn | None
-    backoff: Backoff
-    priority: int
-    meta: Any
+    # What most jobs leave out is here once for all of them, not in each.
+    context: Context | None = None
+    timeout: float | None = None
+    retries: int | None = None
+    retry_on: RetryOn | None = None
+    backoff: Backoff = 0.0
+    priority: int = 0
+    meta: Any = None
 
     def __init__(
         self,
@@ -97,17 +92,25 @@ class Job:
             raise ValueError(f"Job {id!r}: timeout must be greater than 0 seconds, got {timeout!r}")
         if retries is not None and retries < 0:
             raise ValueError(f"Job {id!r}: retries must be 0 or more, got {retries!r}")
-        _set(self, "fn", fn)
-        _set(self, "args", tuple(args))
-        _set(self, "kwargs", {} if kwargs is None else kwargs)
-        _set(self, "id", id)
-        _set(self, "context", context)
-        _set(self, "timeout", timeout)
-        _set(self, "retries", retries)
-        _set(self, "retry_on", retry_on)
-        _set(self, "backoff", backoff)
-        _set(self, "priority", priority)
-        _set(self, "meta", meta)
+        fields = self.__dict__
+        fields["fn"] = fn
+        fields["args"] = args if type(args) is tuple else tuple(args)
+        fields["kwargs"] = {} if kwargs is None else kwargs
+        fields["id"] = id
+        if context is not None:
+            fields["context"] = context
+        if timeout is not None:
+            fields["timeout"] = timeout
+        if retries is not None:
+            fields["retries"] = retries
+        if retry_on is not None:
+            fields["retry_on"] = retry_on
+        if backoff != 0.0:
+            fields["backoff"] = backoff
+        if priority != 0:
+            fields["priority"] = priority
+        if meta is not None:
+            fields["meta"] = meta
 
     def __setattr__(self, name: str, value: object = None) -> NoReturn:
         raise AttributeError(f"Job {self.id!r} is immutable: cannot set {name!r}; make a new Job")
@@ -143,7 +146,7 @@ def function_name(fn: Any) -> str:
     return name if isinstance(name, str) else type(inner).__qualname__
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Outcome:
     """What became of a job: exactly one per job.
 

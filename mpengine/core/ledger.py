@@ -91,16 +91,14 @@ class Ledger:
 
     def next_wakeup(self) -> float | None:
         """When `TimePassed` is due, if nothing else happens before."""
-        while self.books.timers and self.books.timers[0][2].state is State.SETTLED:
-            heapq.heappop(self.books.timers)
-        times = [b.check_at for b in self.books.batches.values() if b.check_at is not None]
-        if self.books.timers:
-            times.append(self.books.timers[0][0])
-        return min(times, default=None)
-
-    def running(self) -> int:
-        """Batches that a worker is known to hold, at most one a worker."""
-        return sum(1 for b in self.books.batches.values() if b.worker is not None)
+        timers = self.books.timers
+        while timers and timers[0][2].state is State.SETTLED:
+            heapq.heappop(timers)
+        wakeup = timers[0][0] if timers else None
+        for batch in self.books.batches.values():
+            if batch.check_at is not None and (wakeup is None or batch.check_at < wakeup):
+                wakeup = batch.check_at
+        return wakeup
 
     def story(self) -> str:
         """The last events, for bug reports."""
@@ -154,11 +152,10 @@ class Ledger:
 
     def _fill(self, now: float) -> None:
         """Keep the queue shallow, but never empty while something waits."""
-        limit = BATCHES_PER_WORKER * len(self.workers)
-        while not self._queue_full and len(self.books.batches) < limit:
-            workers = len(self.workers)
-            ahead = len(self.books.batches) >= workers
-            batch = form_batch(self.books.backlog, self.books.pace, next(self._seqs), workers, now, ahead=ahead)
+        books, workers = self.books, len(self.workers)
+        while books.backlog and not self._queue_full and len(books.batches) < BATCHES_PER_WORKER * workers:
+            ahead = len(books.batches) >= workers
+            batch = form_batch(books.backlog, books.pace, next(self._seqs), workers, now, ahead=ahead)
             if batch is None:
                 return
             for record in batch.records:

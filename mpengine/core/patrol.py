@@ -39,7 +39,8 @@ class Patrol:
 
     def sent(self, batch: Batch, now: float) -> None:
         """A batch has just been formed."""
-        self._plan(batch, now)
+        if batch.size > 1 or (batch.records and batch.records[0].timeout is not None):
+            self._plan(batch, now)
 
     def progressed(self, batch: Batch, now: float) -> None:
         """Some of its items were reported, not all."""

@@ -16,6 +16,8 @@ from mpengine.wire import codec
 from mpengine.wire import messages as wire
 from mpengine.wire.remote_error import unpack_error
 
+_ABOUT_WORKER = (wire.READY, wire.START_FAILED, wire.LEAVING)
+
 
 class Collector:
     """Reads logs.
@@ -38,24 +40,19 @@ class Collector:
         about: list[LogRecord] = []
         reports: list[Report] = []
         batch = 0
-
-        def close() -> None:
-            nonlocal reports
-            if reports:
-                events.append(ev.Reported(worker, batch, reports))
-                reports = []
-
         problem = ""
         try:
             for record in log.records():
-                if record.kind in (wire.READY, wire.START_FAILED, wire.LEAVING):
+                kind = record.kind
+                if kind in _ABOUT_WORKER:
                     about.append(record)
                     continue
-                if record.batch != batch:
-                    close()
+                if record.batch != batch or kind == wire.GAVE_BACK:
+                    if reports:
+                        events.append(ev.Reported(worker, batch, reports))
+                        reports = []
                     batch = record.batch
-                if record.kind == wire.GAVE_BACK:
-                    close()
+                if kind == wire.GAVE_BACK:
                     events.append(ev.GaveBack(worker, batch, record.index))
                 else:
                     reports.append(self._report(record, pid))
@@ -63,7 +60,8 @@ class Collector:
             problem = f"it wrote rubbish into its log ({error})"
         except MemoryError:
             problem = "it sent a result that this process has no memory for"
-        close()
+        if reports:
+            events.append(ev.Reported(worker, batch, reports))
         return events, about, problem
 
     def _report(self, record: LogRecord, pid: int) -> Report:

@@ -21,6 +21,7 @@ import select
 import threading
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from mpengine.core import actions as do
 from mpengine.core import events as ev
@@ -77,6 +78,7 @@ class Dispatcher:
         self._telling = False
         self._stopping: Stopping | None = None
         self._joiners: list[threading.Event] = []
+        self._wake_at: float | None = None  # when there is something to do, if nothing happens before
         spec = {
             "initializer": options.initializer, "initargs": options.initargs,
             "max_tasks": options.max_tasks_per_child, "threads": options.threads_per_worker,
@@ -89,6 +91,19 @@ class Dispatcher:
         self.workforce = Workforce(
             self.supervisor, self.books, self.observers, self._epoll, self._tell, self._break
         )  # fmt: skip
+        self._doers: dict[type, Callable[[Any], None]] = {
+            do.PutBatch: self._put,
+            do.Settle: self._settle,
+            do.Deliver: self._deliver,
+            do.DeliverError: self._deliver_error,
+            do.Retried: self._tell_retried,
+            do.Retract: self._retract,
+            do.Forget: self._forget,
+            do.Revoke: self.workforce.ask,
+            do.Flush: self.workforce.ask,
+            do.Interrupt: self.workforce.ask,
+            do.Kill: self.workforce.kill,
+        }
         if options.context.get_start_method() == "fork":
             self.supervisor.start_here(options.workers)  # as long as no thread of ours runs beside the fork
         else:
@@ -138,7 +153,12 @@ class Dispatcher:
             self._end()
 
     def _turn(self) -> None:
-        sleep_s = self._time_to_sleep() if self._inbox.may_sleep() else 0.0
+        if not self._inbox.may_sleep():
+            sleep_s = 0.0
+        elif self._wake_at is None:
+            sleep_s = _POLL_FOREVER
+        else:
+            sleep_s = min(_LONGEST_POLL_S, max(0.0, self._wake_at - monotonic()))
         ready = [fd for fd, _ in self._epoll.poll(sleep_s)]
         self._inbox.awake()
         if self._inbox.wake_fd in ready:
@@ -146,26 +166,33 @@ class Dispatcher:
         self.workforce.answer(ready)
         for item in self._inbox.take():
             self._take(item)
-        now = monotonic()
+        self._wake_at = self._next_wakeup()
+        if self._stopping is not None or (self._wake_at is not None and self._wake_at <= monotonic()):
+            self._time_has_come(monotonic())
+            self._wake_at = self._next_wakeup()
+        if not self.books.open and not self._inbox:
+            while self._joiners:
+                self._joiners.pop().set()
+        self.admission.jobs_moved_on()
+
+    def _time_has_come(self, now: float) -> None:
+        """Of somebody: the ledger, the workforce, or the shutdown."""
         wakeup = self._ledger.next_wakeup()
         if wakeup is not None and wakeup <= now:
             self.workforce.observe()  # rule 2
             self._tell(ev.TimePassed())
         self.workforce.look_after(now)
-        drained = not self.books.open and not self._inbox
-        if self._stopping is not None and self._stopping.climb(now, drained=drained):
-            self._finish()
-        if drained:
-            while self._joiners:
-                self._joiners.pop().set()
-        self.admission.jobs_moved_on()
-
-    def _time_to_sleep(self) -> float:
-        times = [self._ledger.next_wakeup(), self.workforce.next_wakeup()]
         if self._stopping is not None:
-            times.append(self._stopping.ladder.wakeup())
-        known = [time for time in times if time is not None]
-        return min(_LONGEST_POLL_S, max(0.0, min(known) - monotonic())) if known else _POLL_FOREVER
+            drained = not self.books.open and not self._inbox
+            if self._stopping.climb(now, drained=drained):
+                self._finish()
+
+    def _next_wakeup(self) -> float | None:
+        wakeup = self._ledger.next_wakeup()
+        for other in (self.workforce.due_at, None if self._stopping is None else self._stopping.ladder.wakeup()):
+            if other is not None and (wakeup is None or other < wakeup):
+                wakeup = other
+        return wakeup
 
     def _take(self, item: Posted) -> None:
         if isinstance(item, ev.Accepted):
@@ -205,35 +232,31 @@ class Dispatcher:
                 actions = self._ledger.handle(self._events.popleft(), monotonic())
                 late = []
                 for action in actions:  # workers first: a slow callback must not keep them idle
-                    if isinstance(action, (do.Settle, do.Kill)):
+                    kind = type(action)
+                    if kind is do.Settle or kind is do.Kill:
                         late.append(action)
                     else:
-                        self._do(action)
+                        self._doers[kind](action)
                 for action in late:
-                    self._do(action)
+                    self._doers[type(action)](action)
         finally:
             self._telling = False
 
-    def _do(self, action: do.Action) -> None:
-        if isinstance(action, do.Settle):
-            self._settle(action)
-        elif isinstance(action, do.PutBatch):
-            self._put(action)
-        elif isinstance(action, do.Forget):
-            self._outbox.forget(action.batch)
-        elif isinstance(action, do.Deliver):
-            action.sink.deliver(action.position, action.count, action.blob)
-        elif isinstance(action, do.DeliverError):
-            action.sink.fail(action.position, action.error)
-        elif isinstance(action, do.Retract):
-            self._events.append(ev.Retracted(self._outbox.retract()))
-        elif isinstance(action, do.Retried):
-            if self.observers:
-                self.observers.retried(action.record, action.error, action.delay, monotonic())
-        elif isinstance(action, do.Kill):
-            self.workforce.kill(action)
-        else:
-            self.workforce.ask(action)
+    def _forget(self, action: do.Forget) -> None:
+        self._outbox.forget(action.batch)
+
+    def _deliver(self, action: do.Deliver) -> None:
+        action.sink.deliver(action.position, action.count, action.blob)
+
+    def _deliver_error(self, action: do.DeliverError) -> None:
+        action.sink.fail(action.position, action.error)
+
+    def _retract(self, action: do.Retract) -> None:
+        self._events.append(ev.Retracted(self._outbox.retract()))
+
+    def _tell_retried(self, action: do.Retried) -> None:
+        if self.observers:
+            self.observers.retried(action, monotonic())
 
     def _put(self, action: do.PutBatch) -> None:
         try:

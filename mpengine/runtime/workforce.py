@@ -73,6 +73,7 @@ class Workforce:
         self._collector = Collector(books.batches.get)
         self._intensity = RestartIntensity(3 * supervisor.size + 5, RESTART_PERIOD_S, RESTART_PATIENCE_S)
         self._relaunch_at: float | None = None
+        self.due_at: float | None = None  # when `look_after` has something to do
 
     # ---- hearing ---------------------------------------------------------------------------------------------------
 
@@ -86,16 +87,21 @@ class Workforce:
             self._observers.emit(WorkerStarted(handle.pid, monotonic()))
         if self.broken:
             self._supervisor.kill(handle, "the engine is broken")
+        self._reschedule()
 
     def answer(self, fds: list[int]) -> None:
         """These descriptors are readable. Deaths last: first all that was logged."""
-        handles = [(fd, self.watched[fd]) for fd in fds if fd in self.watched]
-        for fd, handle in handles:
+        dead = []
+        for fd in fds:
+            handle = self.watched.get(fd)
+            if handle is None:
+                continue
             if fd == handle.bell_fd:
                 self._bell(handle)
-        for fd, handle in handles:
-            if fd == handle.pidfd:
-                self._died(handle)
+            else:
+                dead.append(handle)
+        for handle in dead:
+            self._died(handle)
 
     def _bell(self, handle: WorkerHandle) -> None:
         try:
@@ -107,6 +113,7 @@ class Workforce:
             # It, or a job in it, has closed its end: by exec, by closing all it found, or, most often, by dying.
             self._unwatch(handle.bell_fd)
             handle.deaf_since = monotonic()
+            self._reschedule()
 
     def collect(self, handle: WorkerHandle) -> None:
         """Take in all that a worker has logged."""
@@ -128,6 +135,7 @@ class Workforce:
 
     def _ready(self, handle: WorkerHandle) -> None:
         handle.state = WorkerState.READY
+        self._reschedule()
         if self._observers:
             self._observers.emit(WorkerReady(handle.pid, monotonic()))
         if not self.broken:
@@ -170,7 +178,7 @@ class Workforce:
         batch = self._books.batches.get(seq)
         if batch is not None and batch.records and batch.done <= index < batch.size:
             record = batch.records[index]
-            self._observers.started(record, record.attempt + 1)
+            self._observers.started(record, record.attempt + 1, record.started_at)
 
     # ---- asking ------------------------------------------------------------------------------------------------------
 
@@ -232,6 +240,7 @@ class Workforce:
         elif job is None and not handle.leaving and handle.rung is Rung.DIED:
             self._failed(handle, ready, now)
         self.replenish()
+        self._reschedule()
 
     def _unwatch(self, fd: int) -> None:
         if self.watched.pop(fd, None) is not None:
@@ -252,6 +261,7 @@ class Workforce:
         if isinstance(error.__cause__, OSError):  # no process or descriptor to be had: there may be, later
             if self._supervisor.alive() or not self._intensity.failed(monotonic(), killed=False):
                 self._relaunch_at = monotonic() + RELAUNCH_S
+                self._reschedule()
                 return
         self._give_up("a worker could not be started", error)
 
@@ -266,23 +276,28 @@ class Workforce:
 
     def look_after(self, now: float) -> None:
         """What is due by now: another try, the end of the deaf and of those that hang while they start."""
+        if self.due_at is None or now < self.due_at:
+            return
         if self._relaunch_at is not None and now >= self._relaunch_at:
             self._relaunch_at = None
             self.replenish()
         for handle in self._supervisor.alive():
             due = self._due(handle)
-            if due is None or now < due:
-                continue
-            if handle.deaf_since is not None:
-                self._supervisor.kill(handle, "its descriptors were closed, by the job or by an exec")
-                continue
-            stack = handle.request_stack(STACK_SIGNAL)
-            self._supervisor.kill(handle, "it did not become ready")
-            cause = WorkerStartError(
-                f"worker pid {handle.pid} was not ready after {START_TIMEOUT_S:g} s; look at what its initializer and "
-                f"its imports wait for.\n{stack}"
-            )
-            self._give_up("a worker hangs while it starts", cause)
+            if due is not None and now >= due:
+                self._end(handle)
+        self._reschedule()
+
+    def _end(self, handle: WorkerHandle) -> None:
+        if handle.deaf_since is not None:
+            self._supervisor.kill(handle, "its descriptors were closed, by the job or by an exec")
+            return
+        stack = handle.request_stack(STACK_SIGNAL)
+        self._supervisor.kill(handle, "it did not become ready")
+        cause = WorkerStartError(
+            f"worker pid {handle.pid} was not ready after {START_TIMEOUT_S:g} s; look at what its initializer and "
+            f"its imports wait for.\n{stack}"
+        )
+        self._give_up("a worker hangs while it starts", cause)
 
     @staticmethod
     def _due(handle: WorkerHandle) -> float | None:
@@ -292,7 +307,7 @@ class Workforce:
             return handle.deaf_since + DEAF_S
         return handle.started_at + START_TIMEOUT_S if handle.state is WorkerState.STARTING else None
 
-    def next_wakeup(self) -> float | None:
-        """When `look_after` has something to do, if nothing happens before."""
+    def _reschedule(self) -> None:
+        """Something has changed that `_due` looks at."""
         times = [self._relaunch_at, *map(self._due, self._supervisor.alive())]
-        return min((time for time in times if time is not None), default=None)
+        self.due_at = min((time for time in times if time is not None), default=None)

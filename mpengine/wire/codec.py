@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import pickle
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import cloudpickle
@@ -24,16 +24,13 @@ ATOMS = frozenset({int, float, str, bytes, bool, complex, type(None)})
 loads = pickle.loads
 
 
-_MAIN = (b"__main__",)
-
-
-def by_value_names() -> tuple[bytes, ...]:
-    """Names of the modules whose functions and classes must not travel by name."""
+def _further_names() -> tuple[bytes, ...]:
+    """Besides `__main__`, the modules whose functions and classes must not travel by name."""
     registered = cloudpickle.list_registry_pickle_by_value()
     if not registered and "__mp_main__" not in sys.modules:
-        return _MAIN
+        return ()
     # __mp_main__: we are a child of multiprocessing ourselves, and this is its parent's __main__.
-    return (*_MAIN, b"__mp_main__", *(name.encode() for name in registered))
+    return (b"__mp_main__", *(name.encode() for name in registered))
 
 
 def dumps(obj: Any) -> bytes:
@@ -42,7 +39,9 @@ def dumps(obj: Any) -> bytes:
         data = pickle.dumps(obj, PROTOCOL)
     except (pickle.PicklingError, AttributeError, TypeError):
         return _dumps_by_value(obj)  # a lambda, a closure, a local class; or something that cannot be pickled at all
-    for name in by_value_names():
+    if b"__main__" in data:
+        return _dumps_by_value(obj)
+    for name in _further_names():
         if name in data:
             return _dumps_by_value(obj)
     return data
@@ -63,10 +62,10 @@ def _register_mp_main(main: Any) -> None:
         return
 
 
-def dump_call(fn: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
+def dump_call(fn: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
     """Pickle a call, to be run in a worker. Where a part cannot be pickled, a note on the error names it."""
     try:
-        return dumps((fn, tuple(args), dict(kwargs)))
+        return dumps((fn, args, kwargs))
     except BaseException as error:
         error.add_note(_blame_call(fn, args, kwargs))
         raise
@@ -81,7 +80,7 @@ def dump_result(value: Any) -> bytes:
         raise
 
 
-def _blame_call(fn: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+def _blame_call(fn: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
     parts = [("the function", fn)]
     parts += [(f"argument {number}", arg) for number, arg in enumerate(args, 1)]
     parts += [(f"keyword argument {name!r}", arg) for name, arg in kwargs.items()]
