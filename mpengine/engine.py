@@ -118,7 +118,7 @@ class Engine(concurrent.futures.Executor):
             raise _taken(job)
         future._cancel_job = functools.partial(_request_cancel, self._dispatcher, record)
         try:
-            self._dispatcher.admission.admit([record], 1, block=not self._dispatcher.is_own_thread())
+            self._dispatcher.admission.admit_one(record, block=not self._dispatcher.is_own_thread())
         except BaseException:
             self._dispatcher.ids.pop(job.id, None)
             raise

@@ -20,6 +20,15 @@ class Accepted:
 
 
 @dataclass(frozen=True, slots=True)
+class Sent:
+    """A job was taken in that is in the queue already, as a batch of its own."""
+
+    record: Record
+    batch: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerReady:
     """A worker has finished its start and takes batches from now on."""
 
@@ -136,6 +145,6 @@ class TimePassed:
 
 
 Event = (
-    Accepted | WorkerReady | Reported | GaveBack | Observed | WorkerExited | Retracted | QueueFull | PutFailed
+    Accepted | Sent | WorkerReady | Reported | GaveBack | Observed | WorkerExited | Retracted | QueueFull | PutFailed
     | CancelRequested | ContextCancelled | StreamClosed | PendingCancelled | Broke | TimePassed
 )  # fmt: skip

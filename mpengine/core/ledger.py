@@ -33,7 +33,7 @@ from mpengine.core.books import Books
 from mpengine.core.forming import form_batch
 from mpengine.core.giving_up import GivingUp
 from mpengine.core.job import Status
-from mpengine.core.patrol import Patrol
+from mpengine.core.patrol import PATROL_S, Patrol
 from mpengine.core.records import Batch, Doom, Record, Report, Span, State
 from mpengine.errors import InternalError
 
@@ -58,12 +58,13 @@ class Ledger:
         self.books = Books(jitter)
         self.workers: dict[int, int] = {}
         self._seqs = itertools.count(1)
-        self._queue_full = False
+        self._full_until: float | None = None  # the queue had no room; when to try again
         self._patrol = Patrol(self.books, stop_grace)
         giving_up = self._giving_up = GivingUp(self.books, self._patrol)
         self._story: deque[str] = deque(maxlen=100)
         self._handlers: dict[type, Callable[[Any, float], None]] = {
             ev.Accepted: self._accepted,
+            ev.Sent: self._sent,
             ev.WorkerReady: self._worker_ready,
             ev.Reported: self._reported,
             ev.GaveBack: self._gave_back,
@@ -95,6 +96,8 @@ class Ledger:
         while timers and timers[0][2].state is State.SETTLED:
             heapq.heappop(timers)
         wakeup = timers[0][0] if timers else None
+        if self._full_until is not None and (wakeup is None or self._full_until < wakeup):
+            wakeup = self._full_until
         for batch in self.books.batches.values():
             if batch.check_at is not None and (wakeup is None or batch.check_at < wakeup):
                 wakeup = batch.check_at
@@ -146,26 +149,45 @@ class Ledger:
                 self.books.of_context.setdefault(record.context, set()).add(record)
             self.books.backlog.push(record)
 
+    def _sent(self, event: ev.Sent, now: float) -> None:
+        record = event.record
+        record.seq = next(self._seqs)
+        record.accepted_at = event.at
+        self.books.open += 1
+        self.books.accepted += 1
+        if self.books.broken is not None:
+            self.books.settle(record, Status.FAILED, self.books.broken, now)
+        else:
+            self._enter(Batch(event.batch, records=[record], now=now), now)
+
+    def next_seq(self) -> int:
+        """A number for a batch that is sent before the ledger hears of it (`Sent`). Any thread."""
+        return next(self._seqs)
+
     def _worker_ready(self, event: ev.WorkerReady, now: float) -> None:
         self.workers[event.worker] = event.pid
-        self._queue_full = False
+        self._full_until = None
 
     def _fill(self, now: float) -> None:
         """Keep the queue shallow, but never empty while something waits."""
         books, workers = self.books, len(self.workers)
-        while books.backlog and not self._queue_full and len(books.batches) < BATCHES_PER_WORKER * workers:
+        while books.backlog and self._full_until is None and len(books.batches) < BATCHES_PER_WORKER * workers:
             ahead = len(books.batches) >= workers
             batch = form_batch(books.backlog, books.pace, next(self._seqs), workers, now, ahead=ahead)
             if batch is None:
                 return
-            for record in batch.records:
-                record.batch = batch
-                record.state = State.QUEUED
-            if batch.span is not None:
-                batch.span.state = State.QUEUED
-            self.books.batches[batch.seq] = batch
-            self._patrol.sent(batch, now)
+            self._enter(batch, now)
             self.books.emit(do.PutBatch(batch))
+
+    def _enter(self, batch: Batch, now: float) -> None:
+        """A batch is in the queue, or about to be."""
+        for record in batch.records:
+            record.batch = batch
+            record.state = State.QUEUED
+        if batch.span is not None:
+            batch.span.state = State.QUEUED
+        self.books.batches[batch.seq] = batch
+        self._patrol.sent(batch, now)
 
     # ---- what workers tell -------------------------------------------------------------------------------------
 
@@ -174,7 +196,7 @@ class Ledger:
         if batch is None:
             return
         batch.worker = event.worker
-        self._queue_full = False
+        self._full_until = None
         for report in event.reports:
             if report.index < batch.done:
                 continue  # told before
@@ -233,7 +255,7 @@ class Ledger:
         if batch is None or event.index >= batch.size:
             return
         batch.worker = event.worker
-        self._queue_full = False
+        self._full_until = None
         self.books.truncate(batch, event.index, now)
 
     def _observed(self, event: ev.Observed, now: float) -> None:
@@ -251,7 +273,7 @@ class Ledger:
 
     def _worker_exited(self, event: ev.WorkerExited, now: float) -> None:
         self.workers.pop(event.worker, None)
-        self._queue_full = False
+        self._full_until = None
         self._story.append(f"{now:.3f} worker {event.worker} exited {event.exitcode} in {event.batch}.{event.index}")
         batch = self.books.batches.get(event.batch)
         if batch is not None:
@@ -308,11 +330,11 @@ class Ledger:
     # ---- what the queue tells ----------------------------------------------------------------------------------
 
     def _retracted(self, event: ev.Retracted, now: float) -> None:
-        self._queue_full = False
+        self._full_until = None
         self._take_back(event.batches, now)
 
     def _on_queue_full(self, event: ev.QueueFull, now: float) -> None:
-        self._queue_full = True  # until something may have been taken out of it
+        self._full_until = now + PATROL_S  # or until something is known to have been taken out
         self._take_back([event.batch], now)
 
     def _take_back(self, batches: Sequence[int], now: float) -> None:
@@ -334,6 +356,8 @@ class Ledger:
     # ---- the time --------------------------------------------------------------------------------------------------
 
     def _time_passed(self, event: ev.TimePassed, now: float) -> None:
+        if self._full_until is not None and now >= self._full_until:
+            self._full_until = None
         while self.books.timers and self.books.timers[0][0] <= now:
             record = heapq.heappop(self.books.timers)[2]
             if record.state is State.SETTLED:

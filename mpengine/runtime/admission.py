@@ -6,8 +6,9 @@ import threading
 from collections.abc import Callable
 
 from mpengine.core import events as ev
-from mpengine.core.records import Entry
+from mpengine.core.records import Entry, Record
 from mpengine.errors import EngineBroken, EngineClosed
+from mpengine.runtime.express import Express
 from mpengine.runtime.inbox import Inbox
 
 
@@ -22,11 +23,14 @@ class Admission:
         broken: Why the engine is broken, if it is.
     """
 
-    def __init__(self, name: str, inbox: Inbox, max_pending: int | None, waiting: Callable[[int], int]) -> None:
+    def __init__(
+        self, name: str, inbox: Inbox, express: Express, max_pending: int | None, waiting: Callable[[int], int]
+    ) -> None:
         self.admitted = 0
         self.broken: EngineBroken | None = None
         self._name = name
         self._inbox = inbox
+        self._express = express
         self._max_pending = max_pending
         self._waiting = waiting
         self._closed = False
@@ -46,6 +50,20 @@ class Admission:
             self.check_open()
             self.admitted += jobs
             self._inbox.post(ev.Accepted(entries))
+
+    def admit_one(self, record: Record, *, block: bool) -> None:
+        """Let one job in, by the short way if that is open. As `admit`."""
+        if block and self._max_pending is not None:
+            self.admit([record], 1, block=True)
+            return
+        with self._gate:
+            self.check_open()
+            sent = block and self._express.send(record, self.admitted)
+            self.admitted += 1
+            if sent:
+                self._inbox.wake()
+            else:
+                self._inbox.post(ev.Accepted([record]))
 
     def check_open(self) -> None:
         """Raise EngineBroken or EngineClosed if nobody is let in."""

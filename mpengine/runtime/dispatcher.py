@@ -33,6 +33,7 @@ from mpengine.options import Options
 from mpengine.runtime import descriptors, stopping
 from mpengine.runtime.admission import Admission
 from mpengine.runtime.clock import monotonic
+from mpengine.runtime.express import Express
 from mpengine.runtime.inbox import Inbox
 from mpengine.runtime.outbox import MappedFunction, Outbox
 from mpengine.runtime.process import prepare_context
@@ -42,6 +43,7 @@ from mpengine.runtime.workforce import Workforce
 
 logger = logging.getLogger("mpengine")
 
+_LATE = (do.Settle, do.Forget, do.Kill)  # of the actions: these can wait for the others
 _POLL_FOREVER = -1
 _LONGEST_POLL_S = 3600.0  # epoll refuses weeks
 
@@ -72,8 +74,11 @@ class Dispatcher:
         self.post = self._inbox.post
         self._ledger = Ledger(stop_grace=options.stop_grace, jitter=random.random)
         self.books = self._ledger.books
-        self.admission = Admission(options.name, self._inbox, options.max_pending, self._waiting)
         self._outbox = Outbox()
+        self._express = Express(self._ledger, self._outbox)
+        self.admission = Admission(
+            options.name, self._inbox, self._express, options.max_pending, self._waiting
+        )  # fmt: skip
         self._events: deque[ev.Event] = deque()
         self._telling = False
         self._stopping: Stopping | None = None
@@ -89,7 +94,7 @@ class Dispatcher:
         descriptors.own(self._epoll_fd)
         self._epoll.register(self._inbox.wake_fd, select.EPOLLIN)
         self.workforce = Workforce(
-            self.supervisor, self.books, self.observers, self._epoll, self._tell, self._break
+            self.supervisor, self.books, self.observers, self._epoll, self._tell, self._book, self._break
         )  # fmt: skip
         self._doers: dict[type, Callable[[Any], None]] = {
             do.PutBatch: self._put,
@@ -120,7 +125,7 @@ class Dispatcher:
 
     def is_own_thread(self) -> bool:
         """Whether the caller is the dispatcher thread, inside a callback."""
-        return threading.current_thread() is self._thread
+        return threading.get_ident() == self._thread.ident
 
     def join(self, timeout: float | None) -> bool:
         """Wait until no accepted job is open."""
@@ -153,7 +158,7 @@ class Dispatcher:
             self._end()
 
     def _turn(self) -> None:
-        if not self._inbox.may_sleep():
+        if not self._inbox.may_sleep() or self._express:
             sleep_s = 0.0
         elif self._wake_at is None:
             sleep_s = _POLL_FOREVER
@@ -163,6 +168,8 @@ class Dispatcher:
         self._inbox.awake()
         if self._inbox.wake_fd in ready:
             self._inbox.clear_wake()
+        if self._express:
+            self._book()
         self.workforce.answer(ready)
         for item in self._inbox.take():
             self._take(item)
@@ -170,7 +177,7 @@ class Dispatcher:
         if self._stopping is not None or (self._wake_at is not None and self._wake_at <= monotonic()):
             self._time_has_come(monotonic())
             self._wake_at = self._next_wakeup()
-        if not self.books.open and not self._inbox:
+        if not self.books.open and not self._inbox and not self._express:
             while self._joiners:
                 self._joiners.pop().set()
         self.admission.jobs_moved_on()
@@ -183,7 +190,7 @@ class Dispatcher:
             self._tell(ev.TimePassed())
         self.workforce.look_after(now)
         if self._stopping is not None:
-            drained = not self.books.open and not self._inbox
+            drained = not self.books.open and not self._inbox and not self._express
             if self._stopping.climb(now, drained=drained):
                 self._finish()
 
@@ -195,6 +202,8 @@ class Dispatcher:
         return wakeup
 
     def _take(self, item: Posted) -> None:
+        if self._express:
+            self._book()  # the item may be about a job that is there
         if isinstance(item, ev.Accepted):
             self._accepted(item)
         elif isinstance(item, WorkerHandle):
@@ -210,6 +219,17 @@ class Dispatcher:
         else:
             self.workforce.observe()  # rule 2
             self._tell(item)
+
+    def _book(self) -> None:
+        """Enter into the books what is on the short way."""
+        for record, seq, at, written in self._express.take():
+            if self.observers:
+                self.observers.emit(JobAccepted(record.job, at))
+            if written:
+                self._outbox.was_put(seq)
+                self._tell(ev.Sent(record, seq, at))
+            else:
+                self._tell(ev.Accepted([record]))
 
     def _accepted(self, event: ev.Accepted) -> None:
         if self.observers:
@@ -233,7 +253,7 @@ class Dispatcher:
                 late = []
                 for action in actions:  # workers first: a slow callback must not keep them idle
                     kind = type(action)
-                    if kind is do.Settle or kind is do.Kill:
+                    if kind in _LATE:
                         late.append(action)
                     else:
                         self._doers[kind](action)
@@ -252,7 +272,9 @@ class Dispatcher:
         action.sink.fail(action.position, action.error)
 
     def _retract(self, action: do.Retract) -> None:
-        self._events.append(ev.Retracted(self._outbox.retract()))
+        batches = self._outbox.retract()
+        self._book()  # one of them may be news
+        self._events.append(ev.Retracted(batches))
 
     def _tell_retried(self, action: do.Retried) -> None:
         if self.observers:

@@ -14,8 +14,10 @@ class Inbox:
     """Many threads post, one takes. `wake_fd` becomes readable when there is something while the reader sleeps."""
 
     def __init__(self) -> None:
-        self.wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        descriptors.own(self.wake_fd)
+        # A pipe, not an eventfd: its writer tells the kernel that it is about to sleep, so that the reader is woken on
+        # the same CPU. Waking an idle one costs more than all else on the way of a job (docs/design.md, "Round trips").
+        self.wake_fd, self._write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        descriptors.own(self.wake_fd, self._write_fd)
         self._pid = os.getpid()
         self._items: deque[Any] = deque()
         self._asleep = False
@@ -25,10 +27,14 @@ class Inbox:
         if self._pid != os.getpid():
             return  # a forked copy: the descriptor is not its own
         self._items.append(item)
+        self.wake()
+
+    def wake(self) -> None:
+        """Wake the reader, if it sleeps: there is something for it, here or elsewhere."""
         if self._asleep:
             self._asleep = False  # the next to post need not wake it again
             try:
-                os.eventfd_write(self.wake_fd, 1)
+                os.write(self._write_fd, b"\0")
             except OSError:
                 return  # closed: the reader has ended, and nobody is left to wake
 
@@ -48,7 +54,7 @@ class Inbox:
     def clear_wake(self) -> None:
         """The descriptor was readable."""
         try:
-            os.eventfd_read(self.wake_fd)
+            os.read(self.wake_fd, 4096)
         except BlockingIOError:
             return
 
@@ -59,4 +65,4 @@ class Inbox:
 
     def close(self) -> None:
         """Nothing is read any more."""
-        descriptors.close(self.wake_fd)
+        descriptors.close(self.wake_fd, self._write_fd)

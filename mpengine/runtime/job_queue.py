@@ -42,13 +42,13 @@ class JobQueue(_JoinableQueue):
 
     def __init__(self) -> None:
         # Not super().__init__(): its locks are named semaphores, which a killed program leaves behind.
-        self.read_fd, self._write_fd = os.pipe2(os.O_CLOEXEC | os.O_DIRECT)
-        os.set_blocking(self._write_fd, False)
+        self.read_fd, self.write_fd = os.pipe2(os.O_CLOEXEC | os.O_DIRECT)
+        os.set_blocking(self.write_fd, False)
         # A description of its own, for O_NONBLOCK must not reach the workers' end.
         self._back_fd = os.open(f"/proc/self/fd/{self.read_fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        descriptors.own(self.read_fd, self._write_fd, self._back_fd)
+        descriptors.own(self.read_fd, self.write_fd, self._back_fd)
         try:
-            fcntl.fcntl(self._write_fd, _F_SETPIPE_SZ, _PIPE_BYTES)
+            fcntl.fcntl(self.write_fd, _F_SETPIPE_SZ, _PIPE_BYTES)
         except PermissionError:
             pass  # the user's pipe quota is used up: 16 packets then, and `put` says when they are full
         self._unfinished = 0
@@ -61,9 +61,13 @@ class JobQueue(_JoinableQueue):
         if len(obj) > PACKET_BYTES:
             raise ValueError(f"JobQueue: a ticket of {len(obj)} bytes does not fit in a packet of {PACKET_BYTES}")
         try:
-            os.write(self._write_fd, obj)
+            os.write(self.write_fd, obj)
         except BlockingIOError:
             raise queue.Full from None
+        self.was_put()
+
+    def was_put(self) -> None:
+        """Count a ticket that was written to `write_fd` by other means than `put`."""
         with self._all_done:
             self._unfinished += 1
 
@@ -104,16 +108,24 @@ class JobQueue(_JoinableQueue):
         return False
 
     def close(self) -> None:
-        descriptors.close(self.read_fd, self._write_fd, self._back_fd)
+        descriptors.close(self.read_fd, self.write_fd, self._back_fd)
 
     # ---- the worker's side -----------------------------------------------------------------------------------------
+
+    def open_for_worker(self) -> None:
+        """Give this worker's end a description of its own: what a job does to it, it does to this worker alone."""
+        self.read_fd = os.open(f"/proc/self/fd/{self.read_fd}", os.O_RDONLY | os.O_CLOEXEC)
 
     def get_into(self, row: memoryview, inline: memoryview) -> int:
         """Claim the next ticket: its first bytes go to `row`, in shared memory, the rest to `inline`. Blocks.
 
         Returns the number of bytes, 0 if the parent is gone.
         """
-        return os.readv(self.read_fd, [row, inline])
+        try:
+            return os.readv(self.read_fd, [row, inline])
+        except BlockingIOError:  # a job has made it so
+            os.set_blocking(self.read_fd, True)
+            return os.readv(self.read_fd, [row, inline])
 
     def get(self, block: bool = True, timeout: float | None = None) -> bytes:
         """Claim the next ticket without a row: what dies with it, is lost. For tests and tools."""

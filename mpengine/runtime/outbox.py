@@ -67,6 +67,20 @@ class Outbox:
             batch.span.fn.users += 1
         return refused
 
+    def inline_ticket(self, seq: int, record: Record) -> bytes | None:
+        """The whole ticket of a batch of this one job; None if it does not fit into a packet. Any thread."""
+        payload = record.payload
+        if payload is None or len(payload) > wire.INLINE_BYTES - 256 or not record.sink.start(record):
+            return None
+        header = [(record.job.id, 1, record.deadline, record.timeout, len(payload))]
+        ticket = wire.TICKET.pack(seq, wire.JOBS, 1, 0, 0) + b"".join(wire.body_parts(header, [payload]))
+        return ticket if len(ticket) <= wire.PACKET_BYTES else None
+
+    def was_put(self, seq: int) -> None:
+        """The ticket of this batch was written by other means than `put`."""
+        self._put.add(seq)
+        self.queue.was_put()
+
     def _job_parts(self, batch: Batch, refused: list[Record]) -> list[bytes]:
         header = []
         payloads = []

@@ -122,8 +122,7 @@ class Runner:
                 self._give_back(seq, index)
                 return
             if size:
-                ends = [t for t in (deadline, None if timeout is None else now + timeout) if t is not None]
-                self._current = (name, attempt, min(ends, default=None))
+                self._current = (name, attempt, _earlier(deadline, None if timeout is None else now + timeout))
                 kind, blob = self._run_one(payload)
                 self._current = None
                 self._log_end(kind, blob, seq, index, now)
@@ -296,6 +295,12 @@ class Runner:
         """A job's fork returns twice; the copy has no business here."""
         if os.getpid() != self._pid:
             os._exit(0)
+
+
+def _earlier(one: float | None, other: float | None) -> float | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)
 
 
 class _Pickled(bytes):

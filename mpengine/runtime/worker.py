@@ -75,6 +75,9 @@ class Worker:
 
     def __init__(self, ends: WorkerEnds) -> None:
         self._ends = ends
+        given_fd = ends.queue.read_fd
+        ends.queue.open_for_worker()
+        os.close(given_fd)
         self._log = LogWriter(ends.channel_fd, self.ring, self._wait)
         self._inline = memoryview(bytearray(wire.INLINE_BYTES))
         self._runner = Runner(self._log, self.ring, self._fetch, ends.max_tasks)
@@ -147,8 +150,10 @@ class Worker:
 
     def ring(self) -> None:
         """Tell the parent that there is something to read. Never blocks for long: a byte that waits is as good."""
-        with contextlib.suppress(OSError):  # full, or closed by a job: then the parent sees that
+        try:
             os.write(self._ends.bell_fd, b"\0")
+        except OSError:  # full, or closed by a job: then the parent sees that
+            return
 
     def _wait(self) -> None:
         if leash.parent_gone(self._ends.leash_fd, _FULL_WAIT_S):

@@ -49,6 +49,7 @@ class Workforce:
 
     Args:
         tell: Tell the ledger something.
+        book: Enter into the books what is on the short way (see `express`).
         give_up: Break the engine: what happened, and why.
     """
 
@@ -59,6 +60,7 @@ class Workforce:
         observers: Observers,
         epoll: select.epoll,
         tell: Callable[[ev.Event], None],
+        book: Callable[[], None],
         give_up: Callable[[str, BaseException], None],
     ) -> None:
         self.watched: dict[int, WorkerHandle] = {}  # by bell and pidfd
@@ -69,6 +71,7 @@ class Workforce:
         self._observers = observers
         self._epoll = epoll
         self._tell = tell
+        self._book = book
         self._give_up = give_up
         self._collector = Collector(books.batches.get)
         self._intensity = RestartIntensity(3 * supervisor.size + 5, RESTART_PERIOD_S, RESTART_PATIENCE_S)
@@ -118,6 +121,8 @@ class Workforce:
     def collect(self, handle: WorkerHandle) -> None:
         """Take in all that a worker has logged."""
         events, about, problem = self._collector.collect(handle.id, handle.pid, handle.log)
+        if events:
+            self._book()  # they may speak of a batch that is news
         for record in about:
             if record.kind == wire.READY:
                 self._ready(handle)
@@ -217,6 +222,7 @@ class Workforce:
         ready = handle.state is WorkerState.READY
         self.collect(handle)
         batch, index, since = self.board(handle) if ready else (0, -1, None)
+        self._book()
         job = self.job_of(handle)[0]
         if self.mourner is not None and job is not None:
             self.mourner.died_in_job(handle, job)
