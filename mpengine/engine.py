@@ -140,7 +140,7 @@ class Engine(concurrent.futures.Executor):
         """
         self._check_open()
         sure = never_blocks(jobs)
-        return iterate_outcomes(self._run_stream(iter(jobs), sure=sure, ordered=ordered))
+        return iterate_outcomes(self._run_stream(iter(jobs), sure=sure, ordered=ordered), self)
 
     def _run_stream(
         self,
@@ -210,7 +210,7 @@ class Engine(concurrent.futures.Executor):
             # Each call is a job with limits of its own, and with events for those who look.
             jobs = (Job(fn, args) for args in items)
             stream = self._run_stream(jobs, sure=sure, ordered=ordered, deadline=deadline, buffersize=buffersize)
-            return iterate_values(stream)
+            return iterate_values(stream, self)
         try:
             packed = codec.dumps(fn)
         except Exception as error:  # the user's function, whose parts may raise anything
@@ -221,7 +221,7 @@ class Engine(concurrent.futures.Executor):
             self._dispatcher, MappedFunction(function_name(fn), packed, star), pace_key(fn),
             items if star else iter(iterables[0]), sure=sure, buffersize=buffersize,
         )  # fmt: skip
-        return iterate(MapStream(source, ordered=ordered, deadline=deadline, counts_each=buffersize is not None))
+        return iterate(MapStream(source, ordered=ordered, deadline=deadline, counts_each=buffersize is not None), self)
 
     # ---- looking -----------------------------------------------------------------------------------------------------
 

@@ -190,8 +190,11 @@ def _ignore(record: Record) -> None:
 # ---- the iterators that users hold ---------------------------------------------------------------------------------
 
 
-def iterate(stream: MapStream) -> Iterator[Any]:
-    """Values; keeps no reference to what it has handed out."""
+# Each keeps its engine alive, which nobody else may do, and no reference to what it has handed out.
+
+
+def iterate(stream: MapStream, engine: object) -> Iterator[Any]:
+    """Values."""
     try:
         for values in stream.chunks():
             while values:
@@ -202,7 +205,7 @@ def iterate(stream: MapStream) -> Iterator[Any]:
         stream.close()
 
 
-def iterate_outcomes(stream: RunStream) -> Iterator[Outcome]:
+def iterate_outcomes(stream: RunStream, engine: object) -> Iterator[Outcome]:
     """Outcomes."""
     try:
         yield from stream.outcomes()
@@ -210,7 +213,7 @@ def iterate_outcomes(stream: RunStream) -> Iterator[Outcome]:
         stream.close()
 
 
-def iterate_values(stream: RunStream) -> Iterator[Any]:
+def iterate_values(stream: RunStream, engine: object) -> Iterator[Any]:
     """The values of outcomes; the first error ends it."""
     try:
         outcomes = stream.outcomes()

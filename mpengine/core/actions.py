@@ -97,6 +97,11 @@ class Kill:
 
 
 @dataclass(frozen=True, slots=True)
+class Examine:
+    """Nobody takes what waits: replace workers that run nothing and are stopped (SIGSTOP)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Forget:
     """No worker will read this batch any more: its room in the arena is free."""
 
@@ -104,5 +109,6 @@ class Forget:
 
 
 Action = (
-    PutBatch | Settle | Deliver | DeliverError | Retried | Retract | Revoke | Flush | Interrupt | Kill | Forget
+    PutBatch | Settle | Deliver | DeliverError | Retried | Retract | Revoke | Flush | Interrupt | Kill | Examine
+    | Forget
 )  # fmt: skip

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 PATROL_S = 0.005  # between looks at a batch whose results may lie unannounced in its worker's log
 STUCK_S = 0.020  # an item that runs this long holds up those behind it: they go to another worker
 SETTLE_S = 0.002
+UNSTARTED_S = 1.0  # a batch of which nothing has started for this long: a worker that should be at it may be stopped
 IDLE_PATROL_S = 0.050  # between looks at a batch of many items that nobody has claimed yet
 
 
@@ -41,6 +42,8 @@ class Patrol:
         """A batch has just been formed."""
         if batch.size > 1 or (batch.records and batch.records[0].timeout is not None):
             self._plan(batch, now)
+        else:
+            batch.check_at = now + UNSTARTED_S
 
     def progressed(self, batch: Batch, now: float) -> None:
         """Some of its items were reported, not all."""
@@ -66,6 +69,8 @@ class Patrol:
 
     def check(self, batch: Batch, now: float) -> None:
         """Decide about a batch; the board was read just before."""
+        if self._current(batch) is None and now >= batch.sent_at + UNSTARTED_S:
+            self._books.emit(do.Examine())
         if batch.worker is not None:
             self._expire(batch, now)
             self._break_off(batch, now)
@@ -140,9 +145,9 @@ class Patrol:
     # ---- when to look again ----------------------------------------------------------------------------------------
 
     def _plan(self, batch: Batch, now: float) -> None:
-        """Set `check_at`: as seldom as the batch allows, never for a single job without limits."""
-        times: list[float] = []
+        """Set `check_at`: as seldom as the batch allows, never for a single running job without limits."""
         index = self._current(batch)
+        times = [now + UNSTARTED_S] if index is None else []
         if batch.revoked_at is not None and (index is None or index + 1 < batch.size):
             times.append(now + PATROL_S)
         elif batch.size - batch.done > 1:

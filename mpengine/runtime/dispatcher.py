@@ -27,7 +27,7 @@ from mpengine.core import actions as do
 from mpengine.core import events as ev
 from mpengine.core.ledger import Ledger
 from mpengine.core.records import Record
-from mpengine.errors import EngineBroken, EngineClosed, InternalError, WorkerStartError
+from mpengine.errors import EngineBroken, EngineClosed, EngineError, InternalError, WorkerStartError
 from mpengine.observing import EngineState, JobAccepted, Observers
 from mpengine.options import Options
 from mpengine.runtime import descriptors, stopping
@@ -40,6 +40,7 @@ from mpengine.runtime.process import prepare_context
 from mpengine.runtime.stopping import ShutdownReport, ShutdownRequest, Stopping
 from mpengine.runtime.supervisor import Supervisor, WorkerHandle
 from mpengine.runtime.workforce import Workforce
+from mpengine.wire.remote_error import safe_text
 
 logger = logging.getLogger("mpengine")
 
@@ -108,6 +109,7 @@ class Dispatcher:
             do.Flush: self.workforce.ask,
             do.Interrupt: self.workforce.ask,
             do.Kill: self.workforce.kill,
+            do.Examine: self.workforce.examine,
         }
         if options.context.get_start_method() == "fork":
             self.supervisor.start_here(options.workers)  # as long as no thread of ours runs beside the fork
@@ -309,7 +311,8 @@ class Dispatcher:
         """Give up aloud: everything open fails, every worker goes."""
         if self.admission.broken is not None or (self._stopping is not None and not self.books.open):
             return
-        broken = EngineBroken(f"{self.name} is broken: {what}. Mend the cause and make a new Engine: {cause}")
+        why = str(cause) if isinstance(cause, EngineError) else f"{type(cause).__name__}: {safe_text(cause)}"
+        broken = EngineBroken(f"{self.name} is broken: {what}. Mend the cause and make a new Engine. {why}")
         broken.__cause__ = cause
         self.admission.break_with(broken)
         self.workforce.broken = True

@@ -8,12 +8,14 @@ Rules:
    log, a board or a ticket taken back, empties the lane first, and then knows it.
 2. Writing the ticket and noting that it was written are one call into C, between whose parts no KeyboardInterrupt can
    come: the note is never wrong. A job in the lane without the note is accepted as any other.
-3. Only the dispatcher thread enters what is in the lane into the books.
+3. Only the dispatcher thread enters what is in the lane into the books; the lock keeps it from looking at a note while
+   the ticket is being written.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Iterator
 
@@ -30,6 +32,7 @@ class Express:
         self._ledger = ledger
         self._books = ledger.books
         self._outbox = outbox
+        self._lock = threading.Lock()
         self._lane: deque[tuple[Record, int, float, list[int]]] = deque()
 
     def __bool__(self) -> bool:
@@ -49,15 +52,17 @@ class Express:
         if ticket is None:
             return False
         written: list[int] = []
-        self._lane.append((record, seq, monotonic(), written))
-        try:
-            written.extend(map(os.write, (self._outbox.queue.write_fd,), (ticket,)))
-        except BlockingIOError:
-            pass  # full of batches that nobody takes: the dispatcher will see to it
+        with self._lock:
+            self._lane.append((record, seq, monotonic(), written))
+            try:
+                written.extend(map(os.write, (self._outbox.queue.write_fd,), (ticket,)))
+            except BlockingIOError:
+                pass  # full of batches that nobody takes: the dispatcher will see to it
         return True
 
     def take(self) -> Iterator[tuple[Record, int, float, bool]]:
         """What is in the lane: record, batch, when it was put there, whether its ticket was written."""
         while self._lane:
-            record, seq, at, written = self._lane.popleft()
+            with self._lock:
+                record, seq, at, written = self._lane.popleft()
             yield record, seq, at, bool(written)

@@ -177,15 +177,45 @@ def _server_runs() -> bool:
         return False
 
 
+_home_pid = os.getpid()  # of the process that multiprocessing's records in this module's reach are about
+
+
 def prepare_context(context: BaseContext) -> None:
     """Let the fork server import the worker once for all, and nothing of the user's main module.
 
     Its default is to import `__main__`, which would run an unguarded script again. A server that runs already is left
     as it is: its workers import what they need themselves.
     """
+    if os.getpid() != _home_pid:
+        _settle_in()
     if context.get_start_method() != "forkserver":
         return
     server = forkserver._forkserver
     modules = list(server._preload_modules)  # type: ignore[attr-defined]
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        context.set_forkserver_preload([])  # deleted under us: only with modules to load does the server ask for it
+        return
     if _PRELOAD not in modules:
         context.set_forkserver_preload([*(name for name in modules if name != "__main__"), _PRELOAD])
+
+
+def _settle_in() -> None:
+    """This is a forked copy of the process that loaded us: its fork server is not ours to use."""
+    global _home_pid
+    _home_pid = os.getpid()
+    server: Any = forkserver._forkserver
+    if server._forkserver_alive_fd is not None:
+        os.close(server._forkserver_alive_fd)
+    server._forkserver_address = server._forkserver_alive_fd = server._forkserver_pid = None
+
+
+def _forget_siblings() -> None:
+    """In a forked copy: the parent's workers are not this process's children."""
+    for child in list(process._children):  # type: ignore[attr-defined]
+        if isinstance(child, WorkerProcess):
+            process._children.discard(child)  # type: ignore[attr-defined]
+
+
+os.register_at_fork(after_in_child=_forget_siblings)

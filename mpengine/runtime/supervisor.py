@@ -15,7 +15,7 @@ import queue
 import signal
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from multiprocessing.context import BaseContext
 from typing import Any
@@ -65,6 +65,7 @@ class WorkerHandle:
     exitcode: int | None = None
     stack: str = ""
     start_error: BaseException | None = None
+    family: list[psutil.Process] = field(default_factory=list)  # below it, when it was asked to end
     deaf_since: float | None = None  # when its end of the bell was found closed
 
     def request_stack(self, signum: int) -> str:
@@ -229,10 +230,10 @@ class Supervisor:
         """SIGTERM to the worker and all below it."""
         handle.rung = Rung.TERMINATED
         handle.killed_for = handle.killed_for or why
-        below = tree.descendants(handle.pid)
+        handle.family = tree.descendants(handle.pid)
         handle.send(signal.SIGTERM)
         handle.send(signal.SIGCONT)  # a stopped process takes no SIGTERM
-        tree.send(below, signal.SIGTERM)
+        tree.send(handle.family, signal.SIGTERM)
 
     def kill(self, handle: WorkerHandle, why: str) -> None:
         """SIGKILL to the worker and all below it, whatever group or session they moved to."""
@@ -253,6 +254,7 @@ class Supervisor:
         descriptors.close(leash_r, handle.bell_fd, handle.crash_fd, handle.pidfd)
         handle.log.close()
         handle.process.release()
+        tree.send(handle.family, signal.SIGKILL)  # those that moved to a session of their own and ignored SIGTERM
 
     def close(self) -> None:
         """No more starts. The launcher ends when it has done what it was asked."""
@@ -261,6 +263,8 @@ class Supervisor:
 
 
 def _launch_all(requests: queue.SimpleQueue[int | None], launch: Callable[[int], None]) -> None:
+    # What is started here inherits the mask: a Ctrl-C must not meet the fork server while it imports.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     while (worker := requests.get()) is not None:
         launch(worker)
 

@@ -52,6 +52,7 @@ def main(ends: WorkerEnds) -> NoReturn:
 def _set_signals(crash_fd: int) -> None:
     signal.set_wakeup_fd(-1)  # a forked worker has its parent's
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # it was blocked while this process started
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     faulthandler.enable(crash_fd)
     faulthandler.register(STACK_SIGNAL, crash_fd, all_threads=True)

@@ -17,6 +17,7 @@ from mpengine.core.books import Books
 from mpengine.core.policy import RestartIntensity, Rung
 from mpengine.errors import WorkerStartError
 from mpengine.observing import Observers, WorkerEnded, WorkerReady, WorkerStarted
+from mpengine.runtime import tree
 from mpengine.runtime.clock import monotonic
 from mpengine.runtime.collector import Collector
 from mpengine.runtime.signals import INTERRUPT_SIGNAL, STACK_SIGNAL
@@ -215,6 +216,12 @@ class Workforce:
             self._supervisor.kill(handle, action.reason)
         else:
             handle.send(signal.SIGCONT)
+
+    def examine(self, action: do.Examine) -> None:
+        """End workers that run nothing and are stopped. What such a one has claimed, it has not started."""
+        for handle in self._supervisor.alive():
+            if handle.state is WorkerState.READY and self.job_of(handle)[0] is None and tree.is_stopped(handle.pid):
+                self._supervisor.kill(handle, "it was stopped (SIGSTOP) while it ran nothing")
 
     # ---- mourning and replacing --------------------------------------------------------------------------------------
 
