@@ -1,0 +1,50 @@
+"""Outcomes folded into the numbers of a run. Pure: no clock, no terminal; constant memory, however many jobs."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from dataclasses import dataclass, field
+
+from mpengine.report.failures import Failure
+
+SLOWEST_KEPT = 5
+FAILURES_KEPT = 5
+
+
+@dataclass(slots=True)
+class Summary:
+    """What became of the jobs of one run. ``add`` once per finished job, ``stopped`` counts the unfinished."""
+
+    counts: Counter[str] = field(default_factory=Counter)  # by status
+    failures: list[tuple[str, Failure]] = field(default_factory=list)  # the first few: id and error
+    retried: int = 0  # jobs that took more than one attempt
+    busy_s: float = 0.0  # sum of the durations
+    stopped: int = 0  # jobs that were waiting or running when the run was ended early
+    _slowest: list[tuple[float, int, str]] = field(default_factory=list)  # a heap, the fastest of them first
+
+    def add(self, id_: str, status: str, *, duration: float, attempts: int, failure: Failure | None) -> None:
+        self.counts[status] += 1
+        self.busy_s += duration
+        self.retried += attempts > 1
+        if failure is not None and len(self.failures) < FAILURES_KEPT:
+            self.failures.append((id_, failure))
+        entry = (duration, -self.finished, id_)  # of equals, the earlier is kept
+        if len(self._slowest) < SLOWEST_KEPT:
+            heapq.heappush(self._slowest, entry)
+        elif entry > self._slowest[0]:
+            heapq.heapreplace(self._slowest, entry)
+
+    @property
+    def finished(self) -> int:
+        return self.counts.total()
+
+    @property
+    def failed(self) -> int:
+        """All that finished and did not succeed."""
+        return self.finished - self.counts["succeeded"]
+
+    @property
+    def slowest(self) -> list[tuple[str, float]]:
+        """Ids and durations in seconds, the slowest first."""
+        return [(id_, duration) for duration, _, id_ in sorted(self._slowest, reverse=True)]
