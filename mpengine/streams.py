@@ -190,12 +190,33 @@ def _ignore(record: Record) -> None:
 # ---- the iterators that users hold ---------------------------------------------------------------------------------
 
 
-# Each keeps its engine alive, which nobody else may do, and no reference to what it has handed out.
+# Each keeps its engine alive, which nobody else may do, and no reference to what it has handed out. They are started at
+# once, up to a first `yield` that nobody sees: closing a generator that was never started runs no `finally`.
 
 
 def iterate(stream: MapStream, engine: object) -> Iterator[Any]:
     """Values."""
+    return _started(_values(stream, engine))
+
+
+def iterate_outcomes(stream: RunStream, engine: object) -> Iterator[Outcome]:
+    """Outcomes."""
+    return _started(_outcomes(stream, engine))
+
+
+def iterate_values(stream: RunStream, engine: object) -> Iterator[Any]:
+    """The values of outcomes; the first error ends it."""
+    return _started(_values_of_outcomes(stream, engine))
+
+
+def _started(generator: Iterator[Any]) -> Iterator[Any]:
+    next(generator)
+    return generator
+
+
+def _values(stream: MapStream, engine: object) -> Iterator[Any]:
     try:
+        yield
         for values in stream.chunks():
             while values:
                 if stream.counts_each:
@@ -205,17 +226,17 @@ def iterate(stream: MapStream, engine: object) -> Iterator[Any]:
         stream.close()
 
 
-def iterate_outcomes(stream: RunStream, engine: object) -> Iterator[Outcome]:
-    """Outcomes."""
+def _outcomes(stream: RunStream, engine: object) -> Iterator[Any]:
     try:
+        yield
         yield from stream.outcomes()
     finally:
         stream.close()
 
 
-def iterate_values(stream: RunStream, engine: object) -> Iterator[Any]:
-    """The values of outcomes; the first error ends it."""
+def _values_of_outcomes(stream: RunStream, engine: object) -> Iterator[Any]:
     try:
+        yield
         outcomes = stream.outcomes()
         while True:
             box = [outcome.unwrap() for outcome in itertools.islice(outcomes, 1)]

@@ -32,6 +32,7 @@ class Books:
         backlog: What waits.
         delayed: What waits for the end of its backoff.
         batches: What was sent, by number.
+        claims: The batch each worker was last seen to hold.
         open: Accepted and not settled: records, and calls of spans.
         broken: Why everything fails, if it does.
         abandoned: Why nothing is started any more, if so.
@@ -44,6 +45,7 @@ class Books:
         self.backlog = Backlog()
         self.delayed: set[Record] = set()
         self.batches: dict[int, Batch] = {}
+        self.claims: dict[int, int] = {}
         self.open = 0
         self.accepted = 0
         self.retried = 0
@@ -55,6 +57,7 @@ class Books:
         self._ties = itertools.count()
         self._jitter = jitter
         self._out: list[do.Action] = []
+        self._interrupts: list[do.Interrupt] = []
         self._retracting = False
 
     def emit(self, action: do.Action) -> None:
@@ -63,14 +66,29 @@ class Books:
 
     def retract(self) -> None:
         """Ask for every batch that no worker has claimed; once an answer is enough."""
-        if not self._retracting:
-            self._retracting = True
-            self._out.append(do.Retract())
+        self._retracting = True
+
+    def interrupt(self, action: do.Interrupt) -> None:
+        """Ask a worker to break off an item, after all else: a worker that is free again takes what is next."""
+        self._interrupts.append(action)
+
+    def has_moved_on(self, batch: Batch) -> bool:
+        """Whether its worker holds another by now: then all of this one was started, and reports of it are on their way.
+
+        A worker has one word each for what it is asked; asking about a batch that is over would wipe out what it was
+        asked about the next.
+        """
+        return batch.worker is not None and self.claims.get(batch.worker, batch.seq) != batch.seq
 
     def take_actions(self) -> list[do.Action]:
         """What was emitted since the last time."""
         out, self._out = self._out, []
-        self._retracting = False
+        if self._retracting:
+            self._retracting = False
+            out.insert(0, do.Retract())
+        if self._interrupts:
+            out += self._interrupts
+            self._interrupts = []
         return out
 
     def set_timer(self, when: float, record: Record) -> None:

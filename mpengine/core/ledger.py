@@ -155,10 +155,12 @@ class Ledger:
         record.accepted_at = event.at
         self.books.open += 1
         self.books.accepted += 1
+        batch = Batch(event.batch, records=[record], now=now)
         if self.books.broken is not None:
+            self.books.emit(do.Forget(batch))
             self.books.settle(record, Status.FAILED, self.books.broken, now)
         else:
-            self._enter(Batch(event.batch, records=[record], now=now), now)
+            self._enter(batch, now)
 
     def next_seq(self) -> int:
         """A number for a batch that is sent before the ledger hears of it (`Sent`). Any thread."""
@@ -259,6 +261,7 @@ class Ledger:
         self.books.truncate(batch, event.index, now)
 
     def _observed(self, event: ev.Observed, now: float) -> None:
+        self.books.claims[event.worker] = event.batch
         batch = self.books.batches.get(event.batch)
         if batch is None:
             return
@@ -273,6 +276,7 @@ class Ledger:
 
     def _worker_exited(self, event: ev.WorkerExited, now: float) -> None:
         self.workers.pop(event.worker, None)
+        self.books.claims.pop(event.worker, None)
         self._full_until = None
         self._story.append(f"{now:.3f} worker {event.worker} exited {event.exitcode} in {event.batch}.{event.index}")
         batch = self.books.batches.get(event.batch)

@@ -63,7 +63,7 @@ class Patrol:
         if batch.worker is None:
             self._books.retract()
             batch.check_at = now + PATROL_S
-        elif batch.size > max(batch.done, batch.index + 1):
+        elif batch.size > max(batch.done, batch.index + 1) and not self._books.has_moved_on(batch):
             self._revoke(batch, now)
             self._plan(batch, now)
 
@@ -71,7 +71,7 @@ class Patrol:
         """Decide about a batch; the board was read just before."""
         if self._current(batch) is None and now >= batch.sent_at + UNSTARTED_S:
             self._books.emit(do.Examine())
-        if batch.worker is not None:
+        if batch.worker is not None and not self._books.has_moved_on(batch):
             self._expire(batch, now)
             self._break_off(batch, now)
             self._unblock(batch, now)
@@ -113,7 +113,7 @@ class Patrol:
         if batch.interrupted != index:
             batch.interrupted, batch.killed = index, False
             batch.kill_at = now + self._stop_grace
-            self._books.emit(do.Interrupt(batch.worker, batch.seq, index))
+            self._books.interrupt(do.Interrupt(batch.worker, batch.seq, index))
         elif batch.kill_at is not None and now >= batch.kill_at and not batch.killed:
             batch.killed = True
             reason = f"it did not heed an interrupt for {self._stop_grace:g} s"

@@ -191,8 +191,8 @@ class Workforce:
     def ask(self, action: do.Revoke | do.Flush | do.Interrupt) -> None:
         """Leave a worker a word about its batch, and wake it if it has to act now."""
         handle = self._supervisor.handles.get(action.worker)
-        if handle is None:
-            return
+        if handle is None or handle.log.claim() != action.batch:
+            return  # gone, or gone on: its words are about another batch now
         words = handle.log.words
         if isinstance(action, do.Revoke):
             words[wire.REVOKED] = action.batch
