@@ -73,7 +73,7 @@ class Books:
         self._interrupts.append(action)
 
     def has_moved_on(self, batch: Batch) -> bool:
-        """Whether its worker holds another by now: then all of this one was started, and reports of it are on their way.
+        """Whether its worker holds another by now: then all of this one was started, and its reports are on their way.
 
         A worker has one word each for what it is asked; asking about a batch that is over would wipe out what it was
         asked about the next.
