@@ -1,0 +1,1 @@
+"""Tools for tests of what is built on the engine, and of the engine itself."""
