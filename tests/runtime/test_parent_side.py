@@ -1,0 +1,287 @@
+"""The parent's small parts in-process: collector, outbox, descriptors."""
+
+import os
+import queue
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from mpengine import Job
+from mpengine.core import events as ev
+from mpengine.core.records import Batch, Record, Span
+from mpengine.runtime import descriptors
+from mpengine.runtime.arena import fetch
+from mpengine.runtime.channel import LogReader, LogWriter
+from mpengine.runtime.collector import Collector
+from mpengine.runtime.outbox import MappedFunction, Outbox
+from mpengine.wire import codec
+from mpengine.wire import messages as wire
+from mpengine.wire.remote_error import pack_error
+from tests.runtime import jobs
+
+
+class Sink:
+    """A future as the outbox knows it."""
+
+    def __init__(self, *, wanted: bool = True) -> None:
+        self.wanted = wanted
+        self.started: list[Record] = []
+
+    def start(self, record: Record) -> bool:
+        self.started.append(record)
+        return self.wanted
+
+    def settle(self, record: Record, outcome: Any) -> None:
+        raise AssertionError("nobody settles here")
+
+
+def record(payload: bytes = b"payload", *, id: str | None = None, wanted: bool = True, **options: Any) -> Record:
+    return Record(Job(jobs.echo, id=id), Sink(wanted=wanted), payload=payload, **options)
+
+
+def batch_of(*records: Record, seq: int = 1) -> Batch:
+    return Batch(seq, records=records, now=0.0)
+
+
+# ---- the collector ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def log() -> Iterator[tuple[LogReader, LogWriter]]:
+    reader = LogReader()
+    writer = LogWriter(reader.fd, lambda: None, lambda: pytest.fail("the log is full"))
+    yield reader, writer
+    writer.row.release()
+    writer.unmap()
+    reader.close()
+
+
+def collect(log: tuple[LogReader, LogWriter], *batches: Batch) -> tuple[list[Any], list[Any], str]:
+    known = {batch.seq: batch for batch in batches}
+    events, about, problem = Collector(known.get).collect(7, 4182, log[0])
+    return list(events), list(about), problem
+
+
+def test_reports_of_one_batch_are_one_event_in_order(log: Any) -> None:
+    _, writer = log
+    first, second = batch_of(record(), record(), seq=1), batch_of(record(), seq=2)
+    for index in range(2):
+        about_it = {"started_at": 5.0, "duration": 0.5, "peak_memory": 9}
+        writer.commit(wire.VALUE, codec.dumps([index]), batch=1, index=index, **about_it)  # type: ignore[arg-type]
+    writer.commit(wire.VALUE, codec.dumps("x"), batch=2)
+    events, about, problem = collect(log, first, second)
+    assert [type(event) for event in events] == [ev.Reported, ev.Reported]
+    assert [(event.worker, event.batch) for event in events] == [(7, 1), (7, 2)]
+    assert [(r.index, r.value) for r in events[0].reports] == [(0, [0]), (1, [1])]
+    report = events[0].reports[0]
+    assert (report.started_at, report.duration, report.peak_memory, report.error) == (5.0, 0.5, 9, None)
+    assert (about, problem) == ([], "")
+
+
+def test_giving_back_keeps_its_place_behind_the_reports(log: Any) -> None:
+    _, writer = log
+    writer.commit(wire.VALUE, codec.dumps(1), batch=1, index=0)
+    writer.commit(wire.GAVE_BACK, batch=1, index=1)
+    events, _, _ = collect(log, batch_of(record(), record()))
+    assert [type(event) for event in events] == [ev.Reported, ev.GaveBack]
+    assert events[1].index == 1
+
+
+def test_a_value_that_cannot_be_unpickled_is_an_error_and_the_next_one_comes(log: Any) -> None:
+    _, writer = log
+    writer.commit(wire.VALUE, b"rubbish", batch=1, index=0)
+    writer.commit(wire.VALUE, codec.dumps("good"), batch=1, index=1)
+    (event,), _, _ = collect(log, batch_of(record(id="bad one"), record()))
+    bad, good = event.reports
+    assert bad.error is not None
+    assert any("'bad one'" in note and "4182" in note for note in bad.error.__notes__)
+    assert (good.value, good.error) == ("good", None)
+
+
+def test_errors_name_their_job(log: Any) -> None:
+    _, writer = log
+    writer.commit(wire.ERROR, pack_error(ValueError("x"), None), batch=1, index=1)
+    writer.commit(wire.SKIPPED, batch=1, index=2)
+    (event,), _, _ = collect(log, batch_of(record(), record(id="mine", retries=2), record()))
+    error, skipped = event.reports
+    assert type(error.error) is ValueError
+    assert any("'mine'" in note and "attempt 1 of 3" in note for note in error.error.__notes__)
+    assert skipped.skipped
+
+
+def test_an_error_of_a_batch_that_is_closed_by_now(log: Any) -> None:
+    log[1].commit(wire.ERROR, pack_error(ValueError("late"), None), batch=99, index=5)
+    (event,), _, _ = collect(log)
+    assert type(event.reports[0].error) is ValueError
+
+
+def test_records_about_the_worker_itself_are_apart(log: Any) -> None:
+    _, writer = log
+    writer.commit(wire.READY)
+    writer.commit(wire.VALUE, codec.dumps(1), batch=1)
+    writer.commit(wire.LEAVING)
+    events, about, _ = collect(log, batch_of(record()))
+    assert [r.kind for r in about] == [wire.READY, wire.LEAVING]
+    assert len(events) == 1
+
+
+@pytest.mark.parametrize("kind", [0xFF, 77])
+def test_rubbish_is_a_problem_and_what_came_before_it_counts(log: Any, kind: int) -> None:
+    _, writer = log
+    writer.commit(wire.VALUE, codec.dumps("good"), batch=1, index=0)
+    writer.commit(kind, b"", batch=1, index=1)
+    (event,), _, problem = collect(log, batch_of(record(), record()))
+    assert [r.value for r in event.reports] == ["good"]
+    assert "rubbish" in problem
+
+
+# ---- the outbox ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def outbox() -> Iterator[Outbox]:
+    made = Outbox()
+    yield made
+    made.close()
+
+
+def read_ticket(outbox: Outbox) -> tuple[int, int, int, memoryview]:
+    """As a worker does: batch, kind, items, body."""
+    data = outbox.queue.get()
+    seq, kind, items, offset, length = wire.TICKET.unpack_from(data)
+    body = fetch(outbox.arena.read_fd, offset, length) if length else memoryview(data)[wire.TICKET.size :]
+    return seq, kind, items, body
+
+
+@pytest.mark.parametrize("size", [0, 10, 3000, 4000, 5000, 1_000_000])
+def test_a_batch_of_jobs_small_or_large(outbox: Outbox, size: int) -> None:
+    records = [record(b"a" * size, id="first", retries=1, timeout=2.5, deadline=9.0), record(b"b", id="second")]
+    batch = batch_of(*records, seq=5)
+    assert outbox.put(batch) == []
+    assert (outbox.arena.in_use > 0) == (size >= 4000)
+    seq, kind, items, body = read_ticket(outbox)
+    assert (seq, kind, items) == (5, wire.JOBS, 2)
+    header, payloads = wire.split_body(body)
+    assert header == [("first", 1, 9.0, 2.5, size), ("second", 1, None, None, 1)]
+    assert bytes(payloads) == b"a" * size + b"b"
+    assert [r.sink.started for r in records] == [[r] for r in records]  # type: ignore[attr-defined]
+    outbox.forget(batch)
+    assert outbox.arena.in_use == 0
+    assert outbox.queue.join(0)
+
+
+def test_cancelled_records_are_sent_empty_and_named(outbox: Outbox) -> None:
+    gone = record(b"secret", wanted=False)
+    assert outbox.put(batch_of(record(b"x"), gone)) == [gone]
+    header, payloads = wire.split_body(read_ticket(outbox)[3])
+    assert [entry[-1] for entry in header] == [1, 0]
+    assert bytes(payloads) == b"x"
+
+
+def span_of(fn: MappedFunction, payload: bytes = b"args", count: int = 4) -> Span:
+    return Span(None, fn, payload, position=100, first=1, stop=count)  # type: ignore[arg-type]
+
+
+def test_the_function_of_a_map_crosses_once_and_is_freed_with_its_last_batch(outbox: Outbox) -> None:
+    fn = MappedFunction("f", b"function" * 100, star=True)
+    batches = [Batch(seq, span=span_of(fn), now=0.0) for seq in (1, 2)]
+    for batch in batches:
+        outbox.put(batch)
+    blocks = set()
+    for _ in batches:
+        _, kind, items, body = read_ticket(outbox)
+        (key, offset, length, first, stop, position, star), payload = wire.split_body(body)
+        assert (kind, items, key, first, stop, position, star) == (wire.SPAN, 3, fn.key, 1, 4, 101, True)
+        assert bytes(payload) == b"args"
+        assert bytes(fetch(outbox.arena.read_fd, offset, length)) == fn.blob
+        blocks.add(offset)
+    assert len(blocks) == 1
+    outbox.forget(batches[0])
+    outbox.finish(fn)
+    assert outbox.arena.in_use > 0
+    outbox.forget(batches[1])
+    assert outbox.arena.in_use == 0
+
+
+def test_what_nobody_has_claimed_comes_back_and_pills_are_dropped(outbox: Outbox) -> None:
+    batches = [batch_of(record(b"x" * size), seq=seq) for seq, size in ((3, 10), (4, 9000), (5, 10))]
+    for batch in batches:
+        outbox.put(batch)
+    assert outbox.put_pill()
+    assert read_ticket(outbox)[0] == 3
+    assert outbox.retract() == [4, 5]
+    assert outbox.retract() == []
+    for batch in batches:
+        outbox.forget(batch)
+    assert outbox.queue.join(0)
+    assert outbox.arena.in_use == 0
+
+
+def test_a_full_queue_costs_no_memory(outbox: Outbox) -> None:
+    put = 0
+    while outbox.put_pill():
+        put += 1
+        assert put < 100_000
+    with pytest.raises(queue.Full):
+        outbox.put(batch_of(record(b"x" * 10_000)))
+    assert outbox.arena.in_use == 0
+
+
+# ---- descriptors -----------------------------------------------------------------------------------------
+
+
+def in_fork(look: Any) -> Any:
+    """What `look()` says in a forked copy."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            os.write(write, repr(look()).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    try:
+        os.waitpid(pid, 0)
+        return eval(os.read(read, 4096))
+    finally:
+        os.close(read)
+
+
+def is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+def test_a_forked_copy_closes_what_is_ours_and_nothing_else() -> None:
+    mine, other, theirs, also = (*os.pipe(), *os.pipe())
+    descriptors.own(mine, other)
+    try:
+        assert in_fork(lambda: [is_open(fd) for fd in (mine, other, theirs, also)]) == [False, False, True, True]
+        descriptors.keep_in_fork(other)
+        assert in_fork(lambda: [is_open(fd) for fd in (mine, other)]) == [False, True]
+        descriptors.keep_in_fork()
+        assert in_fork(lambda: is_open(other)) is False
+        assert is_open(mine)
+        assert is_open(other)
+    finally:
+        descriptors.keep_in_fork()
+        descriptors.close(mine, other)
+        os.close(theirs)
+        os.close(also)
+    assert not is_open(mine)
+    assert not is_open(other)
+
+
+def test_closing_what_is_not_ours_does_nothing() -> None:
+    read, write = os.pipe()
+    descriptors.own(read)
+    descriptors.forget(read)
+    descriptors.close(read, write)
+    assert is_open(read)
+    assert is_open(write)
+    os.close(read)
+    os.close(write)
