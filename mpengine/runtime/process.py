@@ -149,6 +149,16 @@ class WorkerProcess(process.BaseProcess):
 
         main(self.ends)
 
+    def start(self) -> None:
+        """As in Process; but it is ours alone to wait for.
+
+        multiprocessing polls all it knows of at every start and at `active_children()`, in whatever thread. Whoever
+        comes second, of two that ask for an exit code, gets none; and a forked copy of this process would join, at its
+        exit, children that are not its own.
+        """
+        super().start()
+        process._children.discard(self)  # type: ignore[attr-defined]
+
     def exit_status(self) -> int | None:
         """The exit code of a process known to be dead; None if the system does not tell."""
         popen: Any = self._popen  # type: ignore[attr-defined]
@@ -165,7 +175,6 @@ class WorkerProcess(process.BaseProcess):
         popen: Any = self._popen  # type: ignore[attr-defined]
         if popen is not None:
             popen.finalizer()
-        process._children.discard(self)  # type: ignore[attr-defined]
 
 
 def _server_runs() -> bool:
@@ -209,13 +218,3 @@ def _settle_in() -> None:
     if server._forkserver_alive_fd is not None:
         os.close(server._forkserver_alive_fd)
     server._forkserver_address = server._forkserver_alive_fd = server._forkserver_pid = None
-
-
-def _forget_siblings() -> None:
-    """In a forked copy: the parent's workers are not this process's children."""
-    for child in list(process._children):  # type: ignore[attr-defined]
-        if isinstance(child, WorkerProcess):
-            process._children.discard(child)  # type: ignore[attr-defined]
-
-
-os.register_at_fork(after_in_child=_forget_siblings)
