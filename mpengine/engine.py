@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from multiprocessing.context import BaseContext
 from types import FunctionType, TracebackType
 from typing import Any, NoReturn
@@ -126,7 +126,7 @@ class Engine(concurrent.futures.Executor):
 
     # ---- many jobs -------------------------------------------------------------------------------------------------
 
-    def run(self, jobs: Iterable[Job], *, ordered: bool = False) -> Iterator[Outcome]:
+    def run(self, jobs: Iterable[Job], *, ordered: bool = False) -> Generator[Outcome, None, None]:
         """The batch call: yield one `Outcome` per job, as they come, or in the order of the input.
 
         Draws from `jobs` lazily, a bounded window ahead, from now on; endless input is fine, and so is one that blocks:
@@ -167,7 +167,7 @@ class Engine(concurrent.futures.Executor):
         timeout: float | None = None,
         chunksize: int = 1,
         buffersize: int | None = None,
-    ) -> Iterator[Any]:
+    ) -> Generator[Any, None, None]:
         """Yield ``fn(*args)`` for the zipped arguments, in order. As in Executor, but lazy.
 
         Draws its input a bounded window ahead, the first window now; endless input is fine, and so is one that blocks:
@@ -181,7 +181,9 @@ class Engine(concurrent.futures.Executor):
         """
         return self._map(fn, iterables, timeout, chunksize, buffersize, ordered=True)
 
-    def map_unordered(self, fn: Callable[..., Any], *iterables: Iterable[Any], chunksize: int = 1) -> Iterator[Any]:
+    def map_unordered(
+        self, fn: Callable[..., Any], *iterables: Iterable[Any], chunksize: int = 1
+    ) -> Generator[Any, None, None]:
         """As `map`, with the values as they come."""
         return self._map(fn, iterables, None, chunksize, None, ordered=False)
 
@@ -194,7 +196,7 @@ class Engine(concurrent.futures.Executor):
         buffersize: int | None,
         *,
         ordered: bool,
-    ) -> Iterator[Any]:
+    ) -> Generator[Any, None, None]:
         if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
         if buffersize is not None and buffersize < 1:

@@ -6,7 +6,7 @@ import concurrent.futures
 import itertools
 import queue
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 from mpengine.core.job import Outcome
@@ -194,27 +194,27 @@ def _ignore(record: Record) -> None:
 # once, up to a first `yield` that nobody sees: closing a generator that was never started runs no `finally`.
 
 
-def iterate(stream: MapStream, engine: object) -> Iterator[Any]:
+def iterate(stream: MapStream, engine: object) -> Generator[Any, None, None]:
     """Values."""
     return _started(_values(stream, engine))
 
 
-def iterate_outcomes(stream: RunStream, engine: object) -> Iterator[Outcome]:
+def iterate_outcomes(stream: RunStream, engine: object) -> Generator[Outcome, None, None]:
     """Outcomes."""
     return _started(_outcomes(stream, engine))
 
 
-def iterate_values(stream: RunStream, engine: object) -> Iterator[Any]:
+def iterate_values(stream: RunStream, engine: object) -> Generator[Any, None, None]:
     """The values of outcomes; the first error ends it."""
     return _started(_values_of_outcomes(stream, engine))
 
 
-def _started(generator: Iterator[Any]) -> Iterator[Any]:
+def _started(generator: Generator[Any, None, None]) -> Generator[Any, None, None]:
     next(generator)
     return generator
 
 
-def _values(stream: MapStream, engine: object) -> Iterator[Any]:
+def _values(stream: MapStream, engine: object) -> Generator[Any, None, None]:
     try:
         yield
         for values in stream.chunks():
@@ -226,7 +226,7 @@ def _values(stream: MapStream, engine: object) -> Iterator[Any]:
         stream.close()
 
 
-def _outcomes(stream: RunStream, engine: object) -> Iterator[Any]:
+def _outcomes(stream: RunStream, engine: object) -> Generator[Any, None, None]:
     try:
         yield
         yield from stream.outcomes()
@@ -234,7 +234,7 @@ def _outcomes(stream: RunStream, engine: object) -> Iterator[Any]:
         stream.close()
 
 
-def _values_of_outcomes(stream: RunStream, engine: object) -> Iterator[Any]:
+def _values_of_outcomes(stream: RunStream, engine: object) -> Generator[Any, None, None]:
     try:
         yield
         outcomes = stream.outcomes()
@@ -247,7 +247,7 @@ def _values_of_outcomes(stream: RunStream, engine: object) -> Iterator[Any]:
         stream.close()
 
 
-def failing(problem: BaseException) -> Iterator[Any]:
+def failing(problem: BaseException) -> Generator[Any, None, None]:
     """A map whose function cannot be sent: the error comes where its first value would."""
     yield from ()
     raise problem
@@ -259,11 +259,11 @@ def map_by_submit(
     items: Iterator[tuple[Any, ...]],
     deadline: float | None,
     buffersize: int,
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     """`map` for those who have put their own `submit` in place: each call goes through it."""
     futures = deque(submit(fn, *args) for _, args in zip(range(buffersize), items, strict=False))
 
-    def values() -> Iterator[Any]:
+    def values() -> Generator[Any, None, None]:
         try:
             while futures:
                 timeout = None if deadline is None else max(0.0, deadline - monotonic())

@@ -51,7 +51,7 @@ def test_leaving_the_block_cancels() -> None:
         child = context.child()
         assert not child.cancelled
     assert child.cancelled
-    with pytest.raises(KeyError), Context() as context:
+    with pytest.raises(KeyError), Context() as context:  # type: ignore[unreachable]
         raise KeyError
     assert context.cancelled
 
@@ -129,9 +129,7 @@ def test_a_deadline_that_passes_while_the_job_waits(engine: Engine, gate: Gate) 
     assert gate.arrival_or_none(0.0) is None
 
 
-def test_a_deadline_that_passes_while_the_job_runs(
-    engine: Engine, gate: Gate, make_gate: Callable[[], Gate]
-) -> None:
+def test_a_deadline_that_passes_while_the_job_runs(engine: Engine, gate: Gate, make_gate: Callable[[], Gate]) -> None:
     ends, pids = make_gate(), {row.pid for row in engine.workers()}
     job = Job(jobs.enter_finally, (gate.door, ends.door), context=Context(0.3), retries=3)
     outcome = engine.dispatch(job).outcome(WAIT_S)
@@ -161,7 +159,7 @@ def test_a_cancel_races_with_the_end_and_one_outcome_is_told(engine: Engine) -> 
             threading.Event().wait(0.0001 * (n % 7))
         context.cancel()
         statuses.append(future.outcome(WAIT_S).status)
-        wait_for(lambda told=told: told)
+        wait_for(lambda told=told: told)  # type: ignore[misc]
         assert len(told) == 1
     assert set(statuses) <= {"succeeded", "cancelled"}
     assert engine.submit(jobs.square, 3).result(WAIT_S) == 9

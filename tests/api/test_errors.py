@@ -71,7 +71,7 @@ def test_an_exception_of_a_mapped_call_says_which_call(engine: Engine) -> None:
 def test_an_exception_keeps_its_own_cause_as_text(engine: Engine) -> None:
     def body() -> None:
         try:
-            {}["missing"]
+            {}["missing"]  # type: ignore[index]
         except KeyError as error:
             raise ValueError("outer") from error
 
@@ -164,9 +164,7 @@ def test_an_exception_whose_text_cannot_be_had(engine: Engine) -> None:
     ],
     ids=["positional", "keyword", "deep"],
 )
-def test_an_argument_that_cannot_be_pickled_fails_its_future(
-    engine: Engine, args: Any, kwargs: Any, part: str
-) -> None:
+def test_an_argument_that_cannot_be_pickled_fails_its_future(engine: Engine, args: Any, kwargs: Any, part: str) -> None:
     future = engine.submit(jobs.call_of, *args, **kwargs)  # and not submit
     with pytest.raises(TypeError, match="this one stays at home") as caught:
         future.result(WAIT_S)
@@ -263,7 +261,7 @@ def test_our_errors_survive_pickling_with_their_fields(engine: Engine, kind: typ
     for again in (pickle.loads(pickle.dumps(error)), engine.submit(jobs.echo, error).result(WAIT_S)):
         assert type(again) is kind
         assert str(again) == "what happened"
-        assert (again.stack, again.exitcode, again.anything) == ("line 3", -9, [1])
+        assert (again.stack, again.exitcode, again.anything) == ("line 3", -9, [1])  # type: ignore[attr-defined]
         assert again.__notes__ == ["a note"]
     assert issubclass(kind, EngineError)
 

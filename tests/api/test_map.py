@@ -101,6 +101,24 @@ def test_a_consumer_that_does_not_ask_has_no_more_drawn_for_it_than_fits(engine:
     values.close()
 
 
+def test_free_calls_of_a_consumer_that_thinks_are_bounded_too(engine: Engine) -> None:
+    """What workers could do in the engine's measure of time would be more than memory should hold."""
+    list(engine.map(abs, range(50_000)))  # the pace is known now: well under a microsecond
+    given = Counted()
+    values = engine.map(abs, given)
+    assert next(values) == 0
+    pause = threading.Event()
+
+    def has_stopped() -> bool:
+        before = given.drawn
+        pause.wait(0.1)
+        return given.drawn == before
+
+    wait_for(has_stopped, about="the drawing to stop")
+    assert given.drawn < WINDOW
+    values.close()
+
+
 @pytest.mark.parametrize("buffersize", [1, 3, 10])
 def test_buffersize_bounds_what_is_drawn_and_not_handed_out(engine: Engine, buffersize: int) -> None:
     given = Counted()
@@ -281,7 +299,7 @@ def test_no_reference_to_a_value_with_limits_either(make_engine: MakeEngine) -> 
         value = next(values)
         ref = weakref.ref(value)
         del value
-        wait_for(lambda r=ref: r() is None, 2.0, about="the value to be dropped")
+        wait_for(lambda r=ref: r() is None, 2.0, about="the value to be dropped")  # type: ignore[misc]
 
 
 def test_no_reference_to_a_result_whose_future_is_gone(engine: Engine) -> None:
@@ -366,7 +384,7 @@ def test_map_goes_through_a_submit_that_was_put_in_place(make_engine: MakeEngine
         seen.append(args)
         return real(fn, *args)
 
-    engine.submit = submit  # type: ignore[method-assign]
+    engine.submit = submit  # type: ignore[assignment, method-assign]
     assert list(engine.map(jobs.square, range(3))) == [0, 1, 4]
     assert seen == [(0,), (1,), (2,)]
 

@@ -49,7 +49,7 @@ def test_one_outcome_per_job_whatever_becomes_of_it(make_engine: MakeEngine, gat
         assert outcome.attempts == (0 if job.id == "wrong call" else 1)
         assert outcome.waited >= 0
         if not outcome.ok:
-            with pytest.raises(type(outcome.error)):
+            with pytest.raises(type(outcome.error)):  # type: ignore[type-var]
                 outcome.unwrap()
     assert isinstance(outcomes["gone"].error, JobLost)
     assert isinstance(outcomes["late"].error, JobExpired)
@@ -86,7 +86,7 @@ def test_run_reads_its_input_lazily_and_a_bounded_window_ahead(engine: Engine) -
     for taken in range(1, 5000):
         assert next(outcomes).ok
         assert last - taken < 1 << 17
-    outcomes.close()  # type: ignore[attr-defined]
+    outcomes.close()
     assert engine.join(WAIT_S)
     before = last
     assert next(drawn) == before + 1  # and nobody draws any more
@@ -112,7 +112,7 @@ def test_an_input_that_raises_or_yields_no_job_is_heard_after_the_outcomes(engin
 def test_closing_run_ends_its_jobs(engine: Engine, gate: Gate) -> None:
     outcomes = engine.run(Job(jobs.enter, (gate.door, n)) for n in itertools.count())
     gate.arrivals(2)
-    outcomes.close()  # type: ignore[attr-defined]
+    outcomes.close()
     assert engine.join(WAIT_S)
     assert gate.arrival_or_none(0.0) is None
 
@@ -157,9 +157,7 @@ def test_a_job_runs_once_unless_its_owner_allows_more(engine: Engine, tmp_path: 
 @pytest.mark.parametrize(
     ("retries", "status", "attempts"), [(1, "failed", 2), (2, "succeeded", 3), (9, "succeeded", 3)]
 )
-def test_retries_are_further_attempts(
-    engine: Engine, tmp_path: Path, retries: int, status: str, attempts: int
-) -> None:
+def test_retries_are_further_attempts(engine: Engine, tmp_path: Path, retries: int, status: str, attempts: int) -> None:
     path = tmp_path / "count"
     outcome = engine.dispatch(Job(jobs.fail_until, (str(path), 2), retries=retries)).outcome(WAIT_S)
     assert (outcome.status, outcome.attempts, path.stat().st_size) == (status, attempts, attempts)
@@ -336,4 +334,3 @@ def test_map_and_run_are_bounded_by_themselves(make_engine: MakeEngine) -> None:
     engine = make_engine(max_pending=1)
     assert list(engine.map(jobs.square, range(500))) == [n * n for n in range(500)]
     assert len(list(engine.run(Job(jobs.square, (n,)) for n in range(100)))) == 100
-

@@ -151,7 +151,7 @@ def test_batch_mates_of_a_lost_job_keep_their_results_or_run_elsewhere(make_engi
     path.write_text("")
 
     def body(n: int) -> object:
-        return jobs.exit_with(9) if n == 333 else jobs.note(str(path), n)
+        return jobs.exit_with(9) if n == 333 else jobs.note(str(path), n)  # type: ignore[func-returns-value]
 
     futures = [engine.submit(body, n) for n in range(600)]
     statuses = [f.outcome(WAIT_S).status for f in futures]

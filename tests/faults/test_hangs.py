@@ -32,9 +32,7 @@ def test_a_timeout_lets_finally_run_and_the_worker_stays(
     assert wait_ready(engine) == pids
 
 
-@pytest.mark.parametrize(
-    "body", [jobs.ignore_every_exception, jobs.hold_the_gil], ids=lambda body: body.__name__
-)
+@pytest.mark.parametrize("body", [jobs.ignore_every_exception, jobs.hold_the_gil], ids=lambda body: body.__name__)
 def test_a_job_that_does_not_heed_the_interrupt_is_killed_after_the_grace(
     make_engine: MakeEngine, gate: Gate, body: Callable[..., Any]
 ) -> None:
@@ -65,9 +63,7 @@ def test_a_hopeless_regular_expression_is_interrupted_where_it_is(make_engine: M
 
 
 @pytest.mark.parametrize("method", ["spawn", "fork"])
-def test_killed_after_the_grace_under_the_other_start_methods(
-    make_engine: MakeEngine, gate: Gate, method: str
-) -> None:
+def test_killed_after_the_grace_under_the_other_start_methods(make_engine: MakeEngine, gate: Gate, method: str) -> None:
     engine = make_engine(1, method, stop_grace=0.1)
     outcome = engine.dispatch(Job(jobs.hold_the_gil, (gate.door,), timeout=0.2)).outcome(WAIT_S)
     assert outcome.status == "expired"

@@ -281,9 +281,7 @@ def assert_interrupted(process: subprocess.Popen[bytes], group: list[int], start
     wait_gone(*group, timeout=2.0)
 
 
-@pytest.mark.parametrize(
-    ("use", "whole_group"), [*((use, True) for use in USES), ("map", False), ("leaving", False)]
-)
+@pytest.mark.parametrize(("use", "whole_group"), [*((use, True) for use in USES), ("map", False), ("leaving", False)])
 def test_ctrl_c_ends_the_program_at_once(use: str, whole_group: bool) -> None:
     with program(LONG.format(method="forkserver", use=USES[use])) as process:
         for _ in range(2):
@@ -486,4 +484,3 @@ def test_the_wall_clock_is_not_used() -> None:
         if "cli" in path.parts or "report" in path.parts:
             continue
         assert not re.search(r"\btime\.time\(|datetime\.now|time_ns\(", path.read_text()), path
-

@@ -22,7 +22,7 @@ def allocated(arena: Arena) -> int:
 
 
 def test_what_is_stored_is_fetched(arena: Arena) -> None:
-    parts = [b"", b"one", memoryview(b"two" * 5000), b"", bytes(range(256)) * 40]
+    parts: list[bytes | memoryview] = [b"", b"one", memoryview(b"two" * 5000), b"", bytes(range(256)) * 40]
     offset, length = arena.store(parts)
     assert length == sum(map(len, parts))
     assert bytes(fetch(arena.read_fd, offset, length)) == b"".join(parts)

@@ -232,7 +232,7 @@ def test_the_row_tells_what_is_claimed_started_and_shown(channel: Channel) -> No
 def test_a_reader_beside_a_writer_sees_whole_records_only() -> None:
     reader = LogReader()
     pace = threading.Event()
-    writer = LogWriter(reader.fd, lambda: None, lambda: pace.wait(0.0005) and None)
+    writer = LogWriter(reader.fd, lambda: None, lambda: pace.wait(0.0005) and None)  # type: ignore[arg-type]
     count = 4_000
 
     def write() -> None:

@@ -95,7 +95,7 @@ def test_join_waits_until_every_ticket_is_settled(tickets: JobQueue) -> None:
     assert not tickets.join(0.01)
     tickets.task_done()
     joined = threading.Event()
-    thread = threading.Thread(target=lambda: tickets.join(WAIT_S) and joined.set())
+    thread = threading.Thread(target=lambda: tickets.join(WAIT_S) and joined.set())  # type: ignore[func-returns-value]
     thread.start()
     assert not joined.is_set()
     tickets.task_done()

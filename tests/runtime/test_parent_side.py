@@ -68,7 +68,7 @@ def test_reports_of_one_batch_are_one_event_in_order(log: Any) -> None:
     first, second = batch_of(record(), record(), seq=1), batch_of(record(), seq=2)
     for index in range(2):
         about_it = {"started_at": 5.0, "duration": 0.5, "peak_memory": 9}
-        writer.commit(wire.VALUE, codec.dumps([index]), batch=1, index=index, **about_it)  # type: ignore[arg-type]
+        writer.commit(wire.VALUE, codec.dumps([index]), batch=1, index=index, **about_it)
     writer.commit(wire.VALUE, codec.dumps("x"), batch=2)
     events, about, problem = collect(log, first, second)
     assert [type(event) for event in events] == [ev.Reported, ev.Reported]

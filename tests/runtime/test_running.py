@@ -306,7 +306,6 @@ def test_a_flush_logs_what_is_held_and_loses_nothing(bench: Bench, at: int, boxe
 def test_a_flush_at_any_line_of_the_runner_loses_nothing(body: Callable[[int], Any]) -> None:
     """The signal may come between any two steps: here it comes at every line, of one span each."""
 
-
     count, line = 6, 0
     expected = None
     while True:

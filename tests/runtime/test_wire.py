@@ -80,7 +80,7 @@ def test_a_registered_module_travels_by_value(user_module: types.ModuleType) -> 
 
 
 def test_what_cannot_be_pickled_raises_the_picklers_error() -> None:
-    for value in (jobs.Unpicklable(), [jobs.Unpicklable()], (n for n in ())):
+    for value in (jobs.Unpicklable(), [jobs.Unpicklable()], (n for n in ())):  # type: ignore[var-annotated]
         with pytest.raises(TypeError):
             codec.dumps(value)
         assert not codec.can_dump(value)
@@ -232,4 +232,3 @@ def test_the_worker_imports_none_of_the_parents_side() -> None:
     loaded = run_python("-c", code).stdout.split()
     for name in ("engine", "futures", "streams", "runtime.dispatcher", "runtime.supervisor", "core.ledger"):
         assert f"mpengine.{name}" not in loaded
-

@@ -140,7 +140,7 @@ def test_engines_that_come_and_go(start_method: str) -> None:
         report = engine.shutdown(cancel_futures=chance.random() < 0.5, timeout=chance.choice([None, 0.0, 0.05, 5.0]))
         assert report.complete
         assert all(future.done() for future in futures)
-        values.close()  # type: ignore[attr-defined]
+        values.close()
 
 
 @pytest.mark.stress
