@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextvars
 import queue
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -47,7 +48,7 @@ def never_blocks(iterable: Iterable[Any]) -> bool:
     return kind in _SURE or kind in _SURE_VIEWS or (kind.__module__, kind.__qualname__) == ("numpy", "ndarray")
 
 
-class Source:
+class Source(ABC):
     """What the drawing of jobs and of calls have in common: the window, the sending, the end.
 
     The lock guards what is gathered and all counts; user code never runs under it.
@@ -180,25 +181,25 @@ class Source:
                 self._waits = True
             self._room.get()
 
+    @abstractmethod
     def _gathered(self) -> bool:
         """Whether a lot is being gathered, for which there was room."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _lot(self) -> int:
         """How many items to send at once."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _prepare(self, item: Any) -> Any:
         """Make an item ready to be sent: what could change later is pickled now. User code: without the lock."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _add(self, prepared: Any, most: int) -> bool:
         """Add it to what is gathered; True: that is enough for one lot. With the lock, if it is shared."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _take(self) -> tuple[list[Entry], int, int] | None:
         """What is gathered, as entries for the ledger, with the number of jobs and their bytes."""
-        raise NotImplementedError
 
     def _send(self) -> None:
         """Send what is gathered. With the lock, if it is shared."""

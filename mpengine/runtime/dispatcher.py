@@ -95,7 +95,7 @@ class Dispatcher:
         descriptors.own(self._epoll_fd)
         self._epoll.register(self._inbox.wake_fd, select.EPOLLIN)
         self.workforce = Workforce(
-            self.supervisor, self.books, self.observers, self._epoll, self._tell, self._book, self._break
+            self.supervisor, self.books, self.observers, self._epoll, self._tell, self._express, self._book, self._break
         )  # fmt: skip
         self._doers: dict[type, Callable[[Any], None]] = {
             do.PutBatch: self._put,

@@ -33,6 +33,7 @@ class Express:
         self._books = ledger.books
         self._outbox = outbox
         self._lock = threading.Lock()
+        self._sent: dict[int, Record] = {}  # by batch; until they are in the books
         self._lane: deque[tuple[Record, int, float, list[int]]] = deque()
 
     def __bool__(self) -> bool:
@@ -53,6 +54,7 @@ class Express:
             return False
         written: list[int] = []
         with self._lock:
+            self._sent[seq] = record
             self._lane.append((record, seq, monotonic(), written))
             try:
                 written.extend(map(os.write, (self._outbox.queue.write_fd,), (ticket,)))
@@ -66,3 +68,8 @@ class Express:
             with self._lock:
                 record, seq, at, written = self._lane.popleft()
             yield record, seq, at, bool(written)
+            del self._sent[seq]
+
+    def record_of(self, seq: int) -> Record | None:
+        """The job of a batch that is not in the books yet; None if it is, or never was on the short way. Any thread."""
+        return self._sent.get(seq)

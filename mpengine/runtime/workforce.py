@@ -20,6 +20,7 @@ from mpengine.observing import Observers, WorkerEnded, WorkerReady, WorkerStarte
 from mpengine.runtime import tree
 from mpengine.runtime.clock import monotonic
 from mpengine.runtime.collector import Collector
+from mpengine.runtime.express import Express
 from mpengine.runtime.signals import INTERRUPT_SIGNAL, STACK_SIGNAL
 from mpengine.runtime.supervisor import Supervisor, WorkerHandle, WorkerState
 from mpengine.wire import messages as wire
@@ -61,6 +62,7 @@ class Workforce:
         observers: Observers,
         epoll: select.epoll,
         tell: Callable[[ev.Event], None],
+        express: Express,
         book: Callable[[], None],
         give_up: Callable[[str, BaseException], None],
     ) -> None:
@@ -72,6 +74,7 @@ class Workforce:
         self._observers = observers
         self._epoll = epoll
         self._tell = tell
+        self._express = express
         self._book = book
         self._give_up = give_up
         self._collector = Collector(books.batches.get)
@@ -168,12 +171,15 @@ class Workforce:
         if started != claim:
             return claim, -1, None
         batch = self._books.batches.get(claim)
-        return claim, index, since if batch is not None and batch.span is None else None
+        return claim, index, None if batch is not None and batch.span is not None else since
 
     def job_of(self, handle: WorkerHandle) -> tuple[str | None, float | None]:
         """The job a worker runs now, by name, and since when; any thread, so it may be over already."""
         seq, index, since = self.board(handle)
+        news = self._express.record_of(seq)  # before the books: it leaves here when it is there
         batch = self._books.batches.get(seq)
+        if batch is None and news is not None and index == 0:
+            return news.job.id, since
         if batch is None or not batch.done <= index < batch.size:
             return None, None
         if batch.span is not None:

@@ -253,6 +253,31 @@ def test_a_job_past_its_time_may_swallow_the_interrupt_but_is_expired(engine: En
     assert gate.arrival().token == "True 0.0"
 
 
+def test_a_job_is_seen_running_before_the_dispatcher_has_heard_of_it(
+    engine: Engine, gate: Gate, make_gate: Callable[[], Gate]
+) -> None:
+    # It took the short way while the dispatcher thread was busy in a callback.
+    busy, go_on = threading.Event(), threading.Event()
+
+    def keep_busy(future: Any) -> None:
+        busy.set()
+        assert go_on.wait(WAIT_S)
+
+    before = make_gate()
+    first = engine.submit(jobs.enter, before.door)
+    before.arrival()
+    first.add_done_callback(keep_busy)
+    before.open()
+    assert busy.wait(WAIT_S)
+    future = engine.dispatch(Job(jobs.enter, (gate.door,), id="walker"))
+    gate.arrival()
+    assert [row.job for row in engine.workers() if row.state == "busy"] == ["walker"]
+    assert engine.stats().running == 1
+    go_on.set()
+    gate.open()
+    assert future.outcome(WAIT_S).ok
+
+
 def test_progress_is_seen_from_outside(engine: Engine, gate: Gate) -> None:
     future = engine.dispatch(Job(jobs.tell_progress, (gate.door, 3, 8), id="walker"))
     gate.arrival()
