@@ -150,9 +150,13 @@ class Supervisor:
 
     def start_here(self, count: int) -> None:
         """Start workers in the calling thread: for `fork`, before this process has threads of ours."""
-        for _ in range(count):
-            self.starting += 1
-            self._launch(self._take_id())
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # as in `_launch_all`
+        try:
+            for _ in range(count):
+                self.starting += 1
+                self._launch(self._take_id())
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def start(self, count: int) -> None:
         """Have workers started by the launcher; returns at once."""

@@ -118,6 +118,10 @@ def test_a_package_run_with_dash_m(tmp_path: Path) -> None:
 def test_warnings_as_errors_and_a_deleted_folder(tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
+    bare = run_python("-c", f"import os; os.rmdir({str(gone)!r}); import socket", cwd=gone)
+    if bare.returncode:  # CPython 3.13.0: SystemError, without anything of ours
+        pytest.skip("this Python cannot import its own socket module in a deleted folder")
+    gone.mkdir()
     code = (
         f"import os; os.rmdir({str(gone)!r})\nfrom mpengine import Engine\n"
         "for method in ('forkserver', 'fork'):\n"
