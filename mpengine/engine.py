@@ -14,7 +14,6 @@ from multiprocessing.context import BaseContext
 from types import FunctionType, TracebackType
 from typing import Any, NoReturn
 
-from mpengine.core import events as ev
 from mpengine.core.job import Job, Outcome, function_name
 from mpengine.core.records import Record, Sink
 from mpengine.drawing import CallSource, JobSource, never_blocks
@@ -113,14 +112,15 @@ class Engine(concurrent.futures.Executor):
         """Run one `Job`. As `submit`; and a ValueError if a job of the same id is open."""
         self._check_process()
         future = JobFuture(job)
-        record = _record(self._dispatcher, self._options, job, future)
-        if self._dispatcher.ids.setdefault(job.id, record) is not record:
-            raise _taken(job)
-        future._cancel_job = functools.partial(_request_cancel, self._dispatcher, record)
+        dispatcher = self._dispatcher
+        record = _record(dispatcher, self._options, job, future)
+        _take_id(dispatcher, record)
+        future._desk = dispatcher
+        future._record = record
         try:
-            self._dispatcher.admission.admit_one(record, block=not self._dispatcher.is_own_thread())
+            future._batch = dispatcher.admission.admit_one(record, block=not dispatcher.is_own_thread())
         except BaseException:
-            self._dispatcher.ids.pop(job.id, None)
+            dispatcher.ids.pop(job.id, None)
             raise
         return future
 
@@ -342,17 +342,23 @@ def _admit(dispatcher: Dispatcher, options: Options, job: Any, sink: Sink) -> Re
         raise TypeError(f"run: its input must yield Jobs, got {type(job).__name__}; wrap it: Job(fn, (argument,))")
     record = _record(dispatcher, options, job, sink)
     record.stream = sink
-    if dispatcher.ids.setdefault(job.id, record) is not record:
-        record.problem = _taken(job)
+    try:
+        _take_id(dispatcher, record)
+    except ValueError as error:
+        record.problem = error
     return record
 
 
-def _taken(job: Job) -> ValueError:
-    return ValueError(f"job id {job.id!r} is taken by an open job; ids must be unique: choose another or leave it out")
-
-
-def _request_cancel(dispatcher: Dispatcher, record: Record, running: bool) -> None:
-    dispatcher.post(ev.CancelRequested(record, "its future was cancelled", running))
+def _take_id(dispatcher: Dispatcher, record: Record) -> None:
+    holder = dispatcher.ids.setdefault(record.job.id, record)
+    if holder is record:
+        return
+    if isinstance(holder.sink, JobFuture) and holder.sink.was_taken():  # over, and the books do not know yet
+        dispatcher.ids[record.job.id] = record
+        return
+    raise ValueError(
+        f"job id {record.job.id!r} is taken by an open job; ids must be unique: choose another or leave it out"
+    )
 
 
 # ---- engines at the end of the program ---------------------------------------------------------------------------

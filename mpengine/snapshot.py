@@ -64,8 +64,11 @@ def engine_stats(dispatcher: Dispatcher) -> EngineStats:
     """See `Engine.stats`."""
     books = dispatcher.books
     counts = dict(books.counts)
+    workforce = dispatcher.workforce
+    # Their owners have them, so they are counted, although the books do not know yet.
+    counts[Status.SUCCEEDED] += max(0, dispatcher.answers.taken - workforce.collector.handed_over)
     ended = sum(counts.values())
-    queued = sum(batch.size - batch.done for batch in list(books.batches.values()))
+    queued = sum(batch.size - batch.done for batch in list(books.batches.values()) if not workforce.is_over(batch))
     uptime = monotonic() - dispatcher.started_at
     return EngineStats(
         pending=max(0, dispatcher.admission.admitted - ended - queued),

@@ -14,7 +14,7 @@ Rules:
    What was not started goes back to the front of the backlog, free of charge; what was started never runs again
    unless its owner allowed a retry.
 3. A doom (cancelled, expired) is decided once, after everything the worker has logged was read. Whatever an attempt
-   brings after that, the outcome is the doom's.
+   brings after that, the outcome is the doom's; unless its owner was handed the value before we heard of it.
 4. Late and repeated messages are legal: what speaks of a closed batch, or of items already reported, changes nothing.
 """
 
@@ -155,7 +155,7 @@ class Ledger:
         record.accepted_at = event.at
         self.books.open += 1
         self.books.accepted += 1
-        batch = Batch(event.batch, records=[record], now=now)
+        batch = Batch(event.batch, records=[record], lone=True, now=now)
         if self.books.broken is not None:
             self.books.emit(do.Forget(batch))
             self.books.settle(record, Status.FAILED, self.books.broken, now)
@@ -243,7 +243,7 @@ class Ledger:
                 f"{verdicts.describe(record, record.attempt + 1)} was interrupted without a reason; "
                 f"please report this. Story: {self.story()}"
             )
-        if record.doom is not None:
+        if record.doom is not None and not report.handed_over:
             self.books.end_doomed(record, now, report)
         elif report.error is not None:
             self.books.attempt_failed(record, Status.FAILED, report.error, now, report)

@@ -156,12 +156,15 @@ class Batch:
     """What one worker claims at once. See the module's text for `done` and `index`."""
 
     __slots__ = (
-        "check_at", "done", "index", "index_since", "interrupted", "kill_at", "killed", "records", "revoked_at",
+        "check_at", "done", "index", "index_since", "interrupted", "kill_at", "killed", "lone", "records", "revoked_at",
         "sent_at", "seq", "size", "span", "worker",
     )  # fmt: skip
 
-    def __init__(self, seq: int, *, records: Sequence[Record] = (), span: Span | None = None, now: float) -> None:
+    def __init__(
+        self, seq: int, *, records: Sequence[Record] = (), span: Span | None = None, lone: bool = False, now: float
+    ) -> None:
         self.seq = seq
+        self.lone = lone  # its job came by the short way, and its worker answers directly
         self.records = records
         self.span = span
         self.size = len(span) if span is not None else len(records)
@@ -196,6 +199,7 @@ class Report:
         "count",
         "duration",
         "error",
+        "handed_over",
         "index",
         "interrupted",
         "peak_memory",
@@ -214,6 +218,7 @@ class Report:
         error: BaseException | None = None,
         interrupted: bool = False,
         skipped: bool = False,
+        handed_over: bool = False,
         stack: str = "",
         started_at: float = 0.0,
         duration: float = 0.0,
@@ -225,6 +230,7 @@ class Report:
         self.error = error
         self.interrupted = interrupted  # broken off from inside, as it was asked to be
         self.stack = stack  # where it was when it was broken off
+        self.handed_over = handed_over  # the job's owner has the value by now
         self.skipped = skipped  # never started: its future was cancelled while the batch was being sent
         self.started_at = started_at
         self.duration = duration

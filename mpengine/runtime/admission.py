@@ -51,19 +51,20 @@ class Admission:
             self.admitted += jobs
             self._inbox.post(ev.Accepted(entries))
 
-    def admit_one(self, record: Record, *, block: bool) -> None:
-        """Let one job in, by the short way if that is open. As `admit`."""
+    def admit_one(self, record: Record, *, block: bool) -> int:
+        """Let one job in, by the short way if that is open: then returns its batch, else 0. As `admit`."""
         if block and self._max_pending is not None:
             self.admit([record], 1, block=True)
-            return
+            return 0
         with self._gate:
             self.check_open()
-            sent = block and self._express.send(record, self.admitted)
+            seq = self._express.send(record, self.admitted) if block else 0
             self.admitted += 1
-            if sent:
-                self._inbox.wake()
-            else:
+            if not seq:
                 self._inbox.post(ev.Accepted([record]))
+            elif self._express.is_pressing(record):
+                self._inbox.wake()
+            return seq
 
     def check_open(self) -> None:
         """Raise EngineBroken or EngineClosed if nobody is let in."""

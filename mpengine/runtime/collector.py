@@ -12,6 +12,7 @@ from mpengine.core.records import Batch, Report
 from mpengine.core.verdicts import describe, span_subject
 from mpengine.errors import InternalError
 from mpengine.runtime.channel import BadFrame, LogReader, LogRecord
+from mpengine.runtime.express import LoneSink
 from mpengine.wire import codec
 from mpengine.wire import messages as wire
 from mpengine.wire.remote_error import unpack_error
@@ -24,10 +25,16 @@ class Collector:
 
     Args:
         batch_of: The open batch of a number, for the words of a note; None if it is closed.
+        lone_of: Where the outcome of a lone job's batch goes; None if it is closed.
+
+    Attributes:
+        handed_over: Reports of values that attendants had taken, ever.
     """
 
-    def __init__(self, batch_of: Callable[[int], Batch | None]) -> None:
+    def __init__(self, batch_of: Callable[[int], Batch | None], lone_of: Callable[[int], LoneSink | None]) -> None:
         self._batch_of = batch_of
+        self._lone_of = lone_of
+        self.handed_over = 0
 
     def collect(self, worker: int, pid: int, log: LogReader) -> tuple[list[ev.Event], list[LogRecord], str]:
         """Read all that is committed.
@@ -69,12 +76,17 @@ class Collector:
             record.index, count=record.count, started_at=record.started_at, duration=record.duration,
             peak_memory=record.peak_memory,
         )  # fmt: skip
-        if record.kind == wire.VALUE:
-            try:
-                report.value = codec.loads(record.blob)
-            except BaseException as error:  # a user's object may raise anything while it is rebuilt
-                error.add_note(self._note(record, pid, "its result cannot be unpickled here"))
-                report.error = error
+        if record.kind == wire.OFFERED:
+            sink = self._lone_of(record.batch)
+            taken = None if sink is None else sink.offered()
+            if taken is None:
+                self._load(report, record, pid)
+            else:
+                (report.value,) = taken
+                report.handed_over = True
+                self.handed_over += 1
+        elif record.kind == wire.VALUE:
+            self._load(report, record, pid)
         elif record.kind == wire.VALUES:
             report.value = record.blob
         elif record.kind == wire.ERROR:
@@ -89,6 +101,13 @@ class Collector:
         else:
             raise BadFrame(f"kind {record.kind}")
         return report
+
+    def _load(self, report: Report, record: LogRecord, pid: int) -> None:
+        try:
+            report.value = codec.loads(record.blob)
+        except BaseException as error:  # a user's object may raise anything while it is rebuilt
+            error.add_note(self._note(record, pid, "its result cannot be unpickled here"))
+            report.error = error
 
     def _is_span(self, record: LogRecord) -> bool:
         batch = self._batch_of(record.batch)

@@ -21,7 +21,7 @@ import select
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from mpengine.core import actions as do
 from mpengine.core import events as ev
@@ -32,8 +32,9 @@ from mpengine.observing import EngineState, JobAccepted, Observers
 from mpengine.options import Options
 from mpengine.runtime import descriptors, stopping
 from mpengine.runtime.admission import Admission
+from mpengine.runtime.answers import Answers
 from mpengine.runtime.clock import monotonic
-from mpengine.runtime.express import Express
+from mpengine.runtime.express import Express, LoneSink
 from mpengine.runtime.inbox import Inbox
 from mpengine.runtime.outbox import MappedFunction, Outbox
 from mpengine.runtime.process import prepare_context
@@ -46,6 +47,7 @@ logger = logging.getLogger("mpengine")
 
 _LATE = (do.Settle, do.Forget, do.Kill)  # of the actions: these can wait for the others
 _POLL_FOREVER = -1
+_LIGHT_SLEEP_S = 0.005
 _LONGEST_POLL_S = 3600.0  # epoll refuses weeks
 
 Posted = ev.Event | WorkerHandle | WorkerStartError | ShutdownRequest | Callable[[], None]
@@ -77,6 +79,9 @@ class Dispatcher:
         self.books = self._ledger.books
         self._outbox = Outbox()
         self._express = Express(self._ledger, self._outbox)
+        self.answers = Answers(self._inbox.wake)
+        self._taken = 0  # of the answers, when this thread last looked
+        self._called = False  # out of a light sleep, before its time
         self.admission = Admission(
             options.name, self._inbox, self._express, options.max_pending, self._waiting
         )  # fmt: skip
@@ -89,13 +94,18 @@ class Dispatcher:
             "initializer": options.initializer, "initargs": options.initargs,
             "max_tasks": options.max_tasks_per_child, "threads": options.threads_per_worker,
         }  # fmt: skip
-        self.supervisor = Supervisor(options.workers, options.context, self._outbox, spec, self.post, options.name)
+        self.supervisor = Supervisor(
+            options.workers, options.context, self._outbox, self.answers.write_fd, spec, self.post, options.name
+        )  # fmt: skip
         self._epoll = select.epoll()
-        self._epoll_fd = self._epoll.fileno()
-        descriptors.own(self._epoll_fd)
-        self._epoll.register(self._inbox.wake_fd, select.EPOLLIN)
+        self._light_epoll = select.epoll()  # as the other, but deaf to bells
+        self._epoll_fds = (self._epoll.fileno(), self._light_epoll.fileno())
+        descriptors.own(*self._epoll_fds)
+        for epoll in (self._epoll, self._light_epoll):
+            epoll.register(self._inbox.wake_fd, select.EPOLLIN)
         self.workforce = Workforce(
-            self.supervisor, self.books, self.observers, self._epoll, self._tell, self._express, self._book, self._break
+            self.supervisor, self.books, self.observers, self._epoll, self._light_epoll, self._tell, self._express,
+            self._book, self._break,
         )  # fmt: skip
         self._doers: dict[type, Callable[[Any], None]] = {
             do.PutBatch: self._put,
@@ -135,6 +145,14 @@ class Dispatcher:
         self.post(lambda: self._joiners.append(drained))
         return self.closed.is_set() or drained.wait(timeout)
 
+    def request_cancel(self, record: Record, running: bool) -> None:
+        """For a future."""
+        self.post(ev.CancelRequested(record, "its future was cancelled", running))
+
+    def somebody_waits(self) -> None:
+        """For the outcome of a job on the short way: this thread must not sleep lightly now."""
+        self._inbox.wake()
+
     def context_cancelled(self, context: object, reason: str) -> None:
         """As a context's listener."""
         self.post(ev.ContextCancelled(context, reason))  # type: ignore[arg-type]
@@ -160,12 +178,19 @@ class Dispatcher:
             self._end()
 
     def _turn(self) -> None:
-        if not self._inbox.may_sleep() or self._express:
+        idle = self._inbox.may_sleep()  # before the look at who waits: who comes later, wakes
+        light = self._may_sleep_lightly()
+        if not idle or (self._express and not light):
             sleep_s = 0.0
         elif self._wake_at is None:
             sleep_s = _POLL_FOREVER
         else:
             sleep_s = min(_LONGEST_POLL_S, max(0.0, self._wake_at - monotonic()))
+        if light and sleep_s:
+            self._express.unhurried = True
+            self._called = bool(self._light_epoll.poll(_LIGHT_SLEEP_S if sleep_s < 0 else min(sleep_s, _LIGHT_SLEEP_S)))
+            self._express.unhurried = False
+            sleep_s = 0.0
         ready = [fd for fd, _ in self._epoll.poll(sleep_s)]
         self._inbox.awake()
         if self._inbox.wake_fd in ready:
@@ -183,6 +208,23 @@ class Dispatcher:
             while self._joiners:
                 self._joiners.pop().set()
         self.admission.jobs_moved_on()
+
+    def _may_sleep_lightly(self) -> bool:
+        """Whether a thread is served by the workers' direct answers, and nobody else waits for anything.
+
+        Then nothing is won by booking each job at once, and its caller would wait for the GIL meanwhile. Only after
+        answers were taken: one light sleep follows another only while that goes on.
+        """
+        taken, self._taken = self._taken, self.answers.taken
+        if taken == self._taken and not self._called:
+            return False
+        self._called = False
+        if self.observers or self._stopping is not None or self.books.open > 1:
+            return False
+        batch = next(iter(self.books.batches.values()), None)
+        if batch is None or not batch.lone:
+            return not self.books.open
+        return cast(LoneSink, batch.records[0].sink).is_quiet()
 
     def _time_has_come(self, now: float) -> None:
         """Of somebody: the ledger, the workforce, or the shutdown."""
@@ -352,8 +394,10 @@ class Dispatcher:
         self.admission.close()
         self.supervisor.close()
         self._outbox.close()
-        self._epoll.close()
-        descriptors.forget(self._epoll_fd)
+        self.answers.close()
+        for epoll, fd in zip((self._epoll, self._light_epoll), self._epoll_fds, strict=True):
+            epoll.close()
+            descriptors.forget(fd)
         self._inbox.close()
         if self.observers:
             self.observers.emit(EngineState("closed", monotonic()))

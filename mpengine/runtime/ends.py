@@ -19,6 +19,7 @@ class WorkerEnds:
     arena_fd: int  # bodies of batches, read-only
     channel_fd: int  # its row and log
     bell_fd: int  # write end: "there is something in my log"
+    answer_fd: int  # write end: answers, see `answers`
     leash_fd: int  # read end: the parent lives
     crash_fd: int  # where faulthandler writes
     initializer: Callable[..., Any] | None = None
@@ -27,7 +28,7 @@ class WorkerEnds:
     threads: int | None = 1
     packed_initializer: bytes | None = field(default=None, repr=False)
 
-    _FDS = ("arena_fd", "channel_fd", "bell_fd", "leash_fd", "crash_fd")
+    _FDS = ("arena_fd", "channel_fd", "bell_fd", "answer_fd", "leash_fd", "crash_fd")
 
     def fds(self) -> list[int]:
         """All descriptors a forked worker keeps."""

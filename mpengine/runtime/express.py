@@ -10,48 +10,76 @@ Rules:
    come: the note is never wrong. A job in the lane without the note is accepted as any other.
 3. Only the dispatcher thread enters what is in the lane into the books; the lock keeps it from looking at a note while
    the ticket is being written.
+4. While one thread sends, waits and sends again, its answers come to it directly (`answers`), and the dispatcher, whose
+   work would hold it up, lets the lane fill (`unhurried`): to `LANE_MOST` jobs, or for the time of a light sleep.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Iterator
+from typing import Any, Protocol, cast
 
 from mpengine.core.ledger import Ledger
-from mpengine.core.records import Record
+from mpengine.core.records import Record, Sink
 from mpengine.runtime.clock import monotonic
 from mpengine.runtime.outbox import Outbox
 
+LANE_MOST = 8  # more, and booking them holds up the next caller; fewer, and it is woken more often
+
+
+class LoneSink(Sink, Protocol):
+    """Where the outcome of a job on the short way goes: to a future. See `futures.JobFuture`."""
+
+    def was_taken(self) -> bool:
+        """Whether an attendant (see `answers`) has the value: the job is over, be it that the books do not know yet."""
+
+    def is_quiet(self) -> bool:
+        """Whether nobody waits for it but, perhaps, an attendant."""
+
+    def offered(self) -> tuple[Any] | None:
+        """The value, if an attendant has taken it; else none will from now on."""
+
 
 class Express:
-    """See the module's text. `send` is called under the admission's lock."""
+    """See the module's text. `send` is called under the admission's lock.
+
+    Attributes:
+        unhurried: The dispatcher sleeps lightly, and will look at the lane soon without being woken.
+    """
 
     def __init__(self, ledger: Ledger, outbox: Outbox) -> None:
+        self.unhurried = False
         self._ledger = ledger
         self._books = ledger.books
         self._outbox = outbox
         self._lock = threading.Lock()
         self._sent: dict[int, Record] = {}  # by batch; until they are in the books
         self._lane: deque[tuple[Record, int, float, list[int]]] = deque()
+        # The last job that was sent, and how many were admitted with it. Weak: it is its owner's. When it is gone, the
+        # books know of its end, for until then they hold it.
+        self._last: weakref.ref[LoneSink] | None = None
+        self._last_admitted = -1
 
     def __bool__(self) -> bool:
         return bool(self._lane)
 
-    def send(self, record: Record, admitted: int) -> bool:
+    def send(self, record: Record, admitted: int) -> int:
         """Put the job on the short way, if that is open: all jobs admitted before, so many, must have ended.
 
-        The order of the two looks matters: when the books know of all of them, none can become open again.
+        Returns the number of its batch, or 0: it was not sent.
         """
-        if self._books.accepted != admitted or self._books.open or not self._ledger.workers:
-            return False
+        if not self._ledger.workers or not self._is_idle(admitted):
+            return 0
         if record.context is not None or record.payload is None:
-            return False  # they may be over before they begin, which is for the ledger to say
+            return 0  # they may be over before they begin, which is for the ledger to say
         seq = self._ledger.next_seq()
         ticket = self._outbox.inline_ticket(seq, record)
         if ticket is None:
-            return False
+            return 0
         written: list[int] = []
         with self._lock:
             self._sent[seq] = record
@@ -59,8 +87,22 @@ class Express:
             try:
                 written.extend(map(os.write, (self._outbox.queue.write_fd,), (ticket,)))
             except BlockingIOError:
-                pass  # full of batches that nobody takes: the dispatcher will see to it
-        return True
+                self.unhurried = False  # full of batches that nobody takes: the dispatcher will see to it
+        self._last = weakref.ref(cast(LoneSink, record.sink))
+        self._last_admitted = admitted + 1
+        return seq
+
+    def _is_idle(self, admitted: int) -> bool:
+        """The order of the looks matters: when the books know of all of them, none can become open again."""
+        if self._books.accepted == admitted and not self._books.open:
+            return True
+        # All before the last had ended when that was sent.
+        last = None if self._last is None else self._last()
+        return last is not None and self._last_admitted == admitted and last.was_taken()
+
+    def is_pressing(self, record: Record) -> bool:
+        """Whether the dispatcher is to be woken for a job that was just sent."""
+        return not self.unhurried or record.timeout is not None or len(self._lane) >= LANE_MOST
 
     def take(self) -> Iterator[tuple[Record, int, float, bool]]:
         """What is in the lane: record, batch, when it was put there, whether its ticket was written."""

@@ -68,12 +68,12 @@ class Outbox:
         return refused
 
     def inline_ticket(self, seq: int, record: Record) -> bytes | None:
-        """The whole ticket of a batch of this one job; None if it does not fit into a packet. Any thread."""
+        """The whole ticket of a lone job's batch; None if it does not fit into a packet. Any thread."""
         payload = record.payload
         if payload is None or len(payload) > wire.INLINE_BYTES - 256 or not record.sink.start(record):
             return None
         header = [(record.job.id, 1, record.deadline, record.timeout, len(payload))]
-        ticket = wire.TICKET.pack(seq, wire.JOBS, 1, 0, 0) + b"".join(wire.body_parts(header, [payload]))
+        ticket = wire.TICKET.pack(seq, wire.LONE, 1, 0, 0) + b"".join(wire.body_parts(header, [payload]))
         return ticket if len(ticket) <= wire.PACKET_BYTES else None
 
     def was_put(self, seq: int) -> None:

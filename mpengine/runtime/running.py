@@ -103,8 +103,14 @@ class Runner:
 
     # ---- jobs --------------------------------------------------------------------------------------------------------
 
-    def run_jobs(self, seq: int, body: memoryview) -> None:
-        """Run a batch of jobs: each is logged by itself, before the next starts."""
+    def run_jobs(
+        self, seq: int, body: memoryview, answer: Callable[[int, bytes | None], None] | None = None
+    ) -> None:  # fmt: skip
+        """Run a batch of jobs: each is logged by itself, before the next starts.
+
+        Args:
+            answer: For a lone job: called with its pickled value once that is logged; None: it has none.
+        """
         header, payloads = wire.split_body(body)
         last = len(header) - 1
         at = 0
@@ -125,7 +131,11 @@ class Runner:
                 self._current = (name, attempt, _earlier(deadline, None if timeout is None else now + timeout))
                 kind, blob = self._run_one(payload)
                 self._current = None
+                if answer is not None and kind == wire.VALUE:
+                    kind = wire.OFFERED
                 self._log_end(kind, blob, seq, index, now)
+                if answer is not None:
+                    answer(seq, blob if kind == wire.OFFERED else None)
                 del blob
             else:
                 self._log.commit(wire.SKIPPED, batch=seq, index=index)

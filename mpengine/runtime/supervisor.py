@@ -120,6 +120,7 @@ class Supervisor:
         size: Workers to keep.
         context: Of multiprocessing.
         outbox: Where their jobs come from.
+        answer_fd: Where their answers go.
         spec: initializer, initargs, max_tasks and threads of `WorkerEnds`.
         post: Hand something to the dispatcher thread: a new handle, or the error of a failed start.
         name: Of the engine, for process names.
@@ -130,6 +131,7 @@ class Supervisor:
         size: int,
         context: BaseContext,
         outbox: Outbox,
+        answer_fd: int,
         spec: dict[str, Any],
         post: Callable[[WorkerHandle | WorkerStartError], None],
         name: str,
@@ -139,6 +141,7 @@ class Supervisor:
         self.starting = 0  # asked of the launcher, not posted yet
         self._start_method = context.get_start_method()
         self._outbox = outbox
+        self._answer_fd = answer_fd
         self._spec = spec
         self._post = post
         self._name = name
@@ -199,7 +202,7 @@ class Supervisor:
                 os.set_blocking(fd, False)
             ends = WorkerEnds(
                 queue=self._outbox.queue, arena_fd=self._outbox.arena.read_fd, channel_fd=log.fd, bell_fd=bell_w,
-                leash_fd=leash_r, crash_fd=crash_fd, **self._spec,
+                answer_fd=self._answer_fd, leash_fd=leash_r, crash_fd=crash_fd, **self._spec,
             )  # fmt: skip
             process = WorkerProcess(self._start_method, f"{self._name}-worker-{worker}", ends)
             process.start()

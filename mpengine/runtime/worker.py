@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import fcntl
 import os
 import pickle
 import signal
@@ -79,6 +80,10 @@ class Worker:
         given_fd = ends.queue.read_fd
         ends.queue.open_for_worker()
         os.close(given_fd)
+        # A description of its own, as for the queue. Packet mode is the writer's, and not to be had from open(2).
+        self._answer_fd = os.open(f"/proc/self/fd/{ends.answer_fd}", os.O_WRONLY | os.O_CLOEXEC)
+        fcntl.fcntl(self._answer_fd, fcntl.F_SETFL, os.O_NONBLOCK | os.O_DIRECT)
+        os.close(ends.answer_fd)
         self._log = LogWriter(ends.channel_fd, self.ring, self._wait)
         self._inline = memoryview(bytearray(wire.INLINE_BYTES))
         self._runner = Runner(self._log, self.ring, self._fetch, ends.max_tasks)
@@ -136,6 +141,8 @@ class Worker:
                 return EXIT_DAMAGED
             if kind == wire.JOBS:
                 self._runner.run_jobs(seq, body)
+            elif kind == wire.LONE:
+                self._runner.run_jobs(seq, body, self.answer)
             else:
                 self._runner.run_span(seq, body)
             del body
@@ -154,6 +161,16 @@ class Worker:
         try:
             os.write(self._ends.bell_fd, b"\0")
         except OSError:  # full, or closed by a job: then the parent sees that
+            return
+
+    def answer(self, seq: int, value: bytes | None) -> None:
+        """Offer the end of a lone job, which is logged, to whoever waits for it. Never blocks; may be lost."""
+        packet = wire.ANSWER.pack(seq)
+        if value is not None and len(value) <= wire.PACKET_BYTES - wire.ANSWER.size:
+            packet += value
+        try:
+            os.write(self._answer_fd, packet)
+        except OSError:  # full of answers that nobody waits for, or closed by a job: the dispatcher brings it
             return
 
     def _wait(self) -> None:

@@ -9,18 +9,19 @@ import os
 import select
 import signal
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, cast
 
 from mpengine.core import actions as do
 from mpengine.core import events as ev
 from mpengine.core.books import Books
 from mpengine.core.policy import RestartIntensity, Rung
+from mpengine.core.records import Batch
 from mpengine.errors import WorkerStartError
 from mpengine.observing import Observers, WorkerEnded, WorkerReady, WorkerStarted
 from mpengine.runtime import tree
 from mpengine.runtime.clock import monotonic
 from mpengine.runtime.collector import Collector
-from mpengine.runtime.express import Express
+from mpengine.runtime.express import Express, LoneSink
 from mpengine.runtime.signals import INTERRUPT_SIGNAL, STACK_SIGNAL
 from mpengine.runtime.supervisor import Supervisor, WorkerHandle, WorkerState
 from mpengine.wire import messages as wire
@@ -47,9 +48,11 @@ class Mourner(Protocol):
 
 
 class Workforce:
-    """See the module's text. Dispatcher thread only, but for `job_of`.
+    """See the module's text. Dispatcher thread only, unless said otherwise.
 
     Args:
+        epoll: Hears of bells and deaths.
+        deaths: Hears of deaths alone.
         tell: Tell the ledger something.
         book: Enter into the books what is on the short way (see `express`).
         give_up: Break the engine: what happened, and why.
@@ -61,6 +64,7 @@ class Workforce:
         books: Books,
         observers: Observers,
         epoll: select.epoll,
+        deaths: select.epoll,
         tell: Callable[[ev.Event], None],
         express: Express,
         book: Callable[[], None],
@@ -73,11 +77,12 @@ class Workforce:
         self._books = books
         self._observers = observers
         self._epoll = epoll
+        self._deaths = deaths
         self._tell = tell
         self._express = express
         self._book = book
         self._give_up = give_up
-        self._collector = Collector(books.batches.get)
+        self.collector = Collector(books.batches.get, self._lone_of)
         self._intensity = RestartIntensity(3 * supervisor.size + 5, RESTART_PERIOD_S, RESTART_PATIENCE_S)
         self._relaunch_at: float | None = None
         self.due_at: float | None = None  # when `look_after` has something to do
@@ -90,6 +95,7 @@ class Workforce:
         for fd in (handle.bell_fd, handle.pidfd):
             self.watched[fd] = handle
             self._epoll.register(fd, select.EPOLLIN)
+        self._deaths.register(handle.pidfd, select.EPOLLIN)
         if self._observers:
             self._observers.emit(WorkerStarted(handle.pid, monotonic()))
         if self.broken:
@@ -124,7 +130,7 @@ class Workforce:
 
     def collect(self, handle: WorkerHandle) -> None:
         """Take in all that a worker has logged."""
-        events, about, problem = self._collector.collect(handle.id, handle.pid, handle.log)
+        events, about, problem = self.collector.collect(handle.id, handle.pid, handle.log)
         if events:
             self._book()  # they may speak of a batch that is news
         for record in about:
@@ -141,6 +147,14 @@ class Workforce:
             self._tell(event)
         if problem and handle.rung is Rung.DIED:
             self._supervisor.kill(handle, problem)
+
+    def _lone_of(self, seq: int) -> LoneSink | None:
+        """Where the outcome of a job on the short way goes, whether the books know it yet or not."""
+        record = self._express.record_of(seq)  # before the books: it leaves here when it is there
+        if record is None:
+            batch = self._books.batches.get(seq)
+            record = None if batch is None or not batch.lone else batch.records[0]
+        return None if record is None else cast(LoneSink, record.sink)
 
     def _ready(self, handle: WorkerHandle) -> None:
         handle.state = WorkerState.READY
@@ -174,17 +188,23 @@ class Workforce:
         return claim, index, None if batch is not None and batch.span is not None else since
 
     def job_of(self, handle: WorkerHandle) -> tuple[str | None, float | None]:
-        """The job a worker runs now, by name, and since when; any thread, so it may be over already."""
+        """The job a worker runs now, by name, and since when. Any thread: so it may be over already."""
         seq, index, since = self.board(handle)
         news = self._express.record_of(seq)  # before the books: it leaves here when it is there
         batch = self._books.batches.get(seq)
         if batch is None and news is not None and index == 0:
-            return news.job.id, since
-        if batch is None or not batch.done <= index < batch.size:
+            over = cast(LoneSink, news.sink).was_taken()
+            return (None, None) if over else (news.job.id, since)
+        if batch is None or not batch.done <= index < batch.size or self.is_over(batch):
             return None, None
         if batch.span is not None:
             return f"call {batch.span.position + batch.span.first + index} of map(`{batch.span.name}`)", None
         return batch.records[index].job.id, since
+
+    @staticmethod
+    def is_over(batch: Batch) -> bool:
+        """Whether this is the batch of a lone job whose owner has its value. Any thread."""
+        return batch.lone and cast(LoneSink, batch.records[0].sink).was_taken()
 
     def _tell_started(self, seq: int, index: int) -> None:
         batch = self._books.batches.get(seq)
@@ -262,8 +282,11 @@ class Workforce:
         self._reschedule()
 
     def _unwatch(self, fd: int) -> None:
-        if self.watched.pop(fd, None) is not None:
+        handle = self.watched.pop(fd, None)
+        if handle is not None:
             self._epoll.unregister(fd)
+            if fd == handle.pidfd:
+                self._deaths.unregister(fd)
 
     def _failed(self, handle: WorkerHandle, ready: bool, now: float) -> None:
         if self._intensity.failed(now, killed=handle.exitcode == -signal.SIGKILL):

@@ -62,6 +62,7 @@ class Ticket:
     items: tuple[Item, ...]
     refused: frozenset[int]  # items sent empty: their futures were cancelled
     is_span: bool
+    is_lone: bool = False
 
 
 class FakeWorker:
@@ -229,6 +230,8 @@ class FakeWorker:
 
     def _commit(self, report: Report, items: Sequence[Item]) -> None:
         self.log.append((self.claim, report))
+        if self._ticket.is_lone and report.error is None and not report.interrupted:
+            self._owner.offers.append(report)
         self._owner.logged.update(dict.fromkeys(items, report))
 
 
@@ -247,6 +250,7 @@ class FakeWorkers:
         puts, forgets: How many there were.
         marks, starts: How often an item was marked as started, and how often it ran.
         logged: The report of each item that was logged.
+        offers: Reports of lone jobs' values that their workers have offered to whoever waits (runtime/answers.py).
         lost: Items that a worker's death ended.
         cut_off: Those of them that really ran at that moment.
         told: Every event, for repetition.
@@ -271,6 +275,7 @@ class FakeWorkers:
         self.marks: Counter[Item] = Counter()
         self.starts: Counter[Item] = Counter()
         self.logged: dict[Item, Report] = {}
+        self.offers: deque[Report] = deque()
         self.lost: set[Item] = set()
         self.cut_off: set[Item] = set()
         self.told: list[ev.Event] = []
@@ -321,8 +326,24 @@ class FakeWorkers:
         seq = self.ledger.next_seq()
         self._lane.append((record, seq, self.clock()))
         self.puts += 1
-        self.queue.append(Ticket(seq, (record,), frozenset(), is_span=False))
+        self.queue.append(Ticket(seq, (record,), frozenset(), is_span=False, is_lone=True))
         return True
+
+    def take_offer(self) -> Record | None:
+        """Somebody takes the first of the answers, unless the parent has read the log; returns whose it was."""
+        report = self.offers.popleft()
+        for worker in self.workers.values():
+            for seq, logged in worker.log:
+                if logged is report:
+                    report.handed_over = True
+                    return self._record_of(seq)
+        return None
+
+    def _record_of(self, seq: int) -> Record:
+        for record, sent, _ in self._lane:
+            if sent == seq:
+                return record
+        return self.ledger.books.batches[seq].records[0]
 
     def book(self) -> None:
         """Enter into the books what is on the short way."""

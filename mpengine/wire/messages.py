@@ -3,6 +3,7 @@
     ticket   32 bytes, one packet of the queue's pipe together with what fits behind it
              seq u64 | kind u32 | items u32 | offset u64 | length u64      length 0: the body follows inline
     body     header length u32 | header (a pickle of plain values) | the payloads, one after another
+    answer   batch u64 | the pickled value, if there is one and it fits; one packet of the answers' pipe
     row      64-bit words in the first page of a worker's channel, see the names below
     record   64 bytes of header, then the blob, in a worker's log
 
@@ -20,7 +21,10 @@ TICKET = struct.Struct("<QIIQQ")
 PACKET_BYTES = 4096  # PIPE_BUF: what one write puts into one packet
 INLINE_BYTES = PACKET_BYTES - TICKET.size
 
-JOBS, SPAN, PILL = 0x4D50_0001, 0x4D50_0002, 0x4D50_0003
+# LONE: a batch of one job, on the short way (runtime/express.py)
+JOBS, SPAN, PILL, LONE = 0x4D50_0001, 0x4D50_0002, 0x4D50_0003, 0x4D50_0004
+
+ANSWER = struct.Struct("<Q")
 
 INDEX_BITS = 24
 INDEX_MASK = (1 << INDEX_BITS) - 1
@@ -57,6 +61,7 @@ SKIPPED = 6
 VALUES = 7
 GAVE_BACK = 8
 LEAVING = 9
+OFFERED = 10  # a value that may be in an answer, too
 
 
 def started_word(batch: int, index: int) -> int:

@@ -149,3 +149,17 @@ def test_the_deadlines_of_settled_jobs_do_not_pile_up() -> None:
         scene.accept(record)
         scene.work(End.VALUE, worker=1)
     assert len(scene.books.timers) < 1500
+
+
+def test_a_value_that_its_owner_has_is_the_outcome_though_it_was_late() -> None:
+    scene = Scene()
+    record = make_record(timeout=5.0)
+    assert scene.fleet.send(record)
+    scene.fleet.book()
+    scene.begin()
+    scene.pass_time(5.01)
+    assert len(scene.all_asked(do.Interrupt)) == 1
+    scene.workers[0].step(End.VALUE)
+    assert scene.fleet.take_offer() is record
+    scene.fleet.collect(scene.workers[0])
+    assert outcome_of(record).status is Status.SUCCEEDED

@@ -67,6 +67,7 @@ class RecordSink:
     refused: bool = False  # its future was cancelled while it waited, and the ledger does not know yet
     may_cancel: bool = False  # somebody asked for that
     cancelled: bool = False  # ... and the ledger was told while the job was open
+    taken: bool = False  # its owner was handed the value directly
     put_failed: bool = False
 
     def start(self, record: Record) -> bool:
@@ -197,6 +198,8 @@ class LedgerMachine(RuleBasedStateMachine):
         sink, fleet = self.sink_of(record), self.fleet
         marks, starts = fleet.marks[record], fleet.starts[record]
         status = outcome.status
+        if sink.taken and not self.broken:
+            assert status is Status.SUCCEEDED, "its owner has its value"
         assert outcome.job is record.job
         assert (outcome.error is None) == (status is Status.SUCCEEDED)
         assert outcome.attempts <= record.retries + 1
@@ -209,7 +212,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if status is Status.SUCCEEDED:
             assert outcome.value == fleet.logged[record].value
             assert outcome.value[0] == starts, "the value of an earlier attempt"
-            assert not sink.cancelled, "a job that was cancelled before it ended has succeeded"
+            assert sink.taken or not sink.cancelled, "a job that was cancelled before it ended has succeeded"
         elif status is Status.CANCELLED:
             assert sink.may_cancel or sink.refused or self.stopped, "nobody asked for this cancellation"
         elif status is Status.EXPIRED:
@@ -305,6 +308,14 @@ class LedgerMachine(RuleBasedStateMachine):
             if not self.fleet.send(sink.record):
                 self.fleet.book()
                 self.fleet.tell(ev.Accepted([sink.record]))
+
+    @precondition(lambda self: self.fleet.offers)
+    @rule()
+    def attend(self) -> None:
+        """Somebody waits for a job on the short way, and takes its answer."""
+        record = self.fleet.take_offer()
+        if record is not None:
+            self.sink_of(record).taken = True
 
     @rule(calls=st.integers(1, 12), cuts=st.lists(st.integers(1, 11), max_size=2))
     def submit_map(self, calls: int, cuts: list[int]) -> None:

@@ -56,6 +56,39 @@ def test_the_short_way_is_closed_while_a_job_is_under_way(lane: Express, outbox:
     assert len(outbox.retract()) == 1
 
 
+def test_the_short_way_is_open_again_when_the_last_answer_was_taken(lane: Express, outbox: Outbox) -> None:
+    one, other = record(), record()
+    assert lane.send(one, 0)
+    assert isinstance(one.sink, JobFuture)
+    assert one.sink.take(codec.dumps(-5))
+    assert not lane.send(other, 2)  # another was admitted in between, by whatever way
+    assert lane.send(other, 1)
+    assert len(outbox.retract()) == 2
+
+
+def test_the_dispatcher_is_called_when_the_lane_is_full_or_a_clock_must_run(lane: Express) -> None:
+    kept = []
+
+    def send(one: Record, admitted: int) -> Record:
+        kept.append(one)
+        assert lane.send(one, admitted)
+        assert isinstance(one.sink, JobFuture)
+        assert one.sink.take(codec.dumps(-5))
+        return one
+
+    lane.unhurried = True
+    for number in range(express.LANE_MOST - 1):
+        assert not lane.is_pressing(send(record(), number))
+    assert lane.is_pressing(send(record(), express.LANE_MOST - 1))
+    assert len(list(lane.take())) == express.LANE_MOST
+    limited = record()
+    limited.timeout = 5.0
+    assert lane.is_pressing(send(limited, express.LANE_MOST))
+    lane.unhurried = False
+    list(lane.take())
+    assert lane.is_pressing(send(record(), express.LANE_MOST + 1))
+
+
 def test_nobody_sees_the_note_before_the_ticket_is_written(
     lane: Express, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip

@@ -10,6 +10,7 @@ import pytest
 from mpengine import Job
 from mpengine.core import events as ev
 from mpengine.core.records import Batch, Record, Span
+from mpengine.futures import JobFuture
 from mpengine.runtime import descriptors
 from mpengine.runtime.arena import fetch
 from mpengine.runtime.channel import LogReader, LogWriter
@@ -59,7 +60,7 @@ def log() -> Iterator[tuple[LogReader, LogWriter]]:
 
 def collect(log: tuple[LogReader, LogWriter], *batches: Batch) -> tuple[list[Any], list[Any], str]:
     known = {batch.seq: batch for batch in batches}
-    events, about, problem = Collector(known.get).collect(7, 4182, log[0])
+    events, about, problem = Collector(known.get, lambda seq: None).collect(7, 4182, log[0])
     return list(events), list(about), problem
 
 
@@ -97,6 +98,26 @@ def test_a_value_that_cannot_be_unpickled_is_an_error_and_the_next_one_comes(log
     assert bad.error is not None
     assert any("'bad one'" in note and "4182" in note for note in bad.error.__notes__)
     assert (good.value, good.error) == ("good", None)
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_a_value_that_was_taken_directly_is_not_made_again(log: Any, taken: bool) -> None:
+    _, writer = log
+    one = record()
+    future = JobFuture(one.job)
+    blob = codec.dumps(["one of its kind"])
+    if taken:
+        assert future.take(blob)
+    writer.commit(wire.OFFERED, blob, batch=1)
+    collector = Collector({1: batch_of(one)}.get, {1: future}.get)
+    (event,), _, _ = collector.collect(7, 4182, log[0])
+    assert isinstance(event, ev.Reported)
+    (report,) = event.reports
+    assert report.value == ["one of its kind"]
+    assert report.handed_over is taken
+    assert collector.handed_over == taken
+    assert not taken or report.value is future.result()
+    assert not future.take(blob)
 
 
 def test_errors_name_their_job(log: Any) -> None:
