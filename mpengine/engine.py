@@ -58,6 +58,9 @@ class Engine(concurrent.futures.Executor):
         max_pending: Accepted jobs not yet started, above which `submit` and `dispatch` block; None: no bound.
         timeout: Seconds an attempt of a job may run, unless the job says otherwise; None: for ever.
         retries: Further attempts of a job after its first, unless the job says otherwise.
+        memory_limit: Bytes that a worker and the processes below it may hold, shared pages counted once. Past it, it is
+            killed, and the job it runs ends with MemoryLimitExceeded; a worker that keeps more between jobs than three
+            quarters of what it was left at its start is replaced. None: no limit.
         threads_per_worker: Threads of BLAS and OpenMP in each worker, unless the environment says otherwise; None:
             theirs to choose.
         stop_grace: Seconds a job has, once interrupted, before its worker is killed.
@@ -79,6 +82,7 @@ class Engine(concurrent.futures.Executor):
         max_pending: int | None = None,
         timeout: float | None = None,
         retries: int = 0,
+        memory_limit: int | None = None,
         threads_per_worker: int | None = 1,
         stop_grace: float = DEFAULT_STOP_GRACE_S,
         observers: Iterable[Observer] = (),
@@ -86,8 +90,9 @@ class Engine(concurrent.futures.Executor):
     ) -> None:
         self._options = Options.check(
             max_workers, mp_context, initializer, initargs, max_tasks_per_child=max_tasks_per_child,
-            max_pending=max_pending, timeout=timeout, retries=retries, threads_per_worker=threads_per_worker,
-            stop_grace=stop_grace, observers=observers, name=name or f"mpengine-{next(_numbers)}",
+            max_pending=max_pending, timeout=timeout, retries=retries, memory_limit=memory_limit,
+            threads_per_worker=threads_per_worker, stop_grace=stop_grace, observers=observers,
+            name=name or f"mpengine-{next(_numbers)}",
         )  # fmt: skip
         self._max_workers = self._options.workers  # ProcessPoolExecutor's users read it
         self._dispatcher = Dispatcher(self._options)

@@ -27,6 +27,7 @@ class Options:
     max_pending: int | None
     timeout: float | None
     retries: int
+    memory_limit: int | None
     threads_per_worker: int | None
     stop_grace: float
     observers: tuple[Observer, ...]
@@ -44,6 +45,7 @@ class Options:
         max_pending: int | None,
         timeout: float | None,
         retries: int,
+        memory_limit: int | None,
         threads_per_worker: int | None,
         stop_grace: float,
         observers: Iterable[Observer],
@@ -53,6 +55,7 @@ class Options:
         _whole("max_workers", max_workers, 1)
         _whole("max_tasks_per_child", max_tasks_per_child, 1)
         _whole("max_pending", max_pending, 1)
+        _whole("memory_limit", memory_limit, 1)
         _whole("threads_per_worker", threads_per_worker, 1)
         _whole("retries", retries, 0)
         if timeout is not None and not timeout > 0:
@@ -68,7 +71,7 @@ class Options:
         return cls(
             cpu_count() if max_workers is None else max_workers,
             _context(mp_context), initializer, tuple(initargs), max_tasks_per_child, max_pending, timeout, retries,
-            threads_per_worker, stop_grace, observers, name,
+            memory_limit, threads_per_worker, stop_grace, observers, name,
         )  # fmt: skip
 
 

@@ -76,6 +76,7 @@ class WorkerExited:
     since: float | None = None
     peak_memory: int = 0
     stack: str = ""
+    memory: int = 0  # bytes it held, if it was killed for that
     problem: str = ""  # what we know beyond the exit code, e.g. "it wrote a bad frame"
 
 

@@ -35,7 +35,7 @@ from mpengine.core.giving_up import GivingUp
 from mpengine.core.job import Status
 from mpengine.core.patrol import PATROL_S, Patrol
 from mpengine.core.records import Batch, Doom, Record, Report, Span, State
-from mpengine.errors import InternalError
+from mpengine.errors import InternalError, JobLost
 
 # Batches in flight per worker: the one it runs and one it can claim without asking. A queued batch can still be
 # retracted, but more of them would only put more work out of reach of priorities and shorter batches.
@@ -304,10 +304,7 @@ class Ledger:
             if record.doom is not None:
                 self.books.end_doomed(record, now, report)
             else:
-                error = verdicts.lost_error(
-                    verdicts.describe(record, record.attempt + 1), event.pid, event.exitcode,
-                    peak_memory=event.peak_memory, stack=event.stack, problem=event.problem,
-                )  # fmt: skip
+                error = self._lost_error(verdicts.describe(record, record.attempt + 1), event)
                 self.books.attempt_failed(record, Status.LOST, error, now, report)
         self.books.put_back(rest, now)
 
@@ -322,14 +319,18 @@ class Ledger:
             self.books.open -= 1
             self.books.counts[Status.LOST] += 1
             if not span.cancelled:
-                error = verdicts.lost_error(
-                    verdicts.span_subject(span, span.position + at), event.pid, event.exitcode,
-                    peak_memory=event.peak_memory, stack=event.stack, problem=event.problem,
-                )  # fmt: skip
+                error = self._lost_error(verdicts.span_subject(span, span.position + at), event)
                 self.books.emit(do.DeliverError(span.sink, span.position + at, error))
         for part in parts:
             part.cancelled = span.cancelled
         self.books.put_back([part for part in parts if len(part)], now)
+
+    @staticmethod
+    def _lost_error(subject: str, event: ev.WorkerExited) -> JobLost:
+        return verdicts.lost_error(
+            subject, event.pid, event.exitcode, peak_memory=event.peak_memory, stack=event.stack,
+            problem=event.problem, memory=event.memory,
+        )  # fmt: skip
 
     # ---- what the queue tells ----------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 
 from mpengine.core.records import Record, Span
-from mpengine.errors import JobCancelled, JobExpired, JobLost
+from mpengine.errors import JobCancelled, JobExpired, JobLost, MemoryLimitExceeded
 
 _HINTS = {
     signal.SIGKILL: "killed from outside, often by the kernel's OOM killer: lower max_workers or the job's memory",
@@ -48,16 +48,20 @@ def exit_text(exitcode: int | None) -> tuple[str, str]:
 
 
 def lost_error(
-    subject: str, pid: int, exitcode: int | None, *, peak_memory: int = 0, stack: str = "", problem: str = ""
-) -> JobLost:
-    """The error of a job whose worker died under it."""
+    subject: str, pid: int, exitcode: int | None, *, peak_memory: int = 0, stack: str = "", problem: str = "",
+    memory: int = 0,
+) -> JobLost:  # fmt: skip
+    """The error of a job whose worker died under it. `memory`: what it held, if it was killed for that."""
+    about = {"exitcode": exitcode, "worker_pid": pid, "peak_memory": max(peak_memory, memory), "stack": stack}
+    if memory:
+        return MemoryLimitExceeded(
+            f"{subject} was lost: worker pid {pid} held {human_bytes(memory)}, {problem}. "
+            "Raise `memory_limit`, or give the job less at once.", **about,
+        )  # fmt: skip
     text, hint = exit_text(exitcode)
     cause = f", because {problem}" if problem else f". Likely cause: {hint}"
     peak = f"; peak memory {human_bytes(peak_memory)}" if peak_memory else ""
-    return JobLost(
-        f"{subject} was lost: worker pid {pid} {text}{peak}{cause}.",
-        exitcode=exitcode, worker_pid=pid, peak_memory=peak_memory, stack=stack,
-    )  # fmt: skip
+    return JobLost(f"{subject} was lost: worker pid {pid} {text}{peak}{cause}.", **about)
 
 
 def span_subject(span: Span, position: int) -> str:

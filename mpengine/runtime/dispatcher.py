@@ -92,7 +92,8 @@ class Dispatcher:
         self._wake_at: float | None = None  # when there is something to do, if nothing happens before
         spec = {
             "initializer": options.initializer, "initargs": options.initargs,
-            "max_tasks": options.max_tasks_per_child, "threads": options.threads_per_worker,
+            "max_tasks": options.max_tasks_per_child, "memory_limit": options.memory_limit,
+            "threads": options.threads_per_worker,
         }  # fmt: skip
         self.supervisor = Supervisor(
             options.workers, options.context, self._outbox, self.answers.write_fd, spec, self.post, options.name
@@ -105,7 +106,7 @@ class Dispatcher:
             epoll.register(self._inbox.wake_fd, select.EPOLLIN)
         self.workforce = Workforce(
             self.supervisor, self.books, self.observers, self._epoll, self._light_epoll, self._tell, self._express,
-            self._book, self._break,
+            self._book, self._break, options.memory_limit,
         )  # fmt: skip
         self._doers: dict[type, Callable[[Any], None]] = {
             do.PutBatch: self._put,
@@ -240,7 +241,7 @@ class Dispatcher:
 
     def _next_wakeup(self) -> float | None:
         wakeup = self._ledger.next_wakeup()
-        for other in (self.workforce.due_at, None if self._stopping is None else self._stopping.ladder.wakeup()):
+        for other in (self.workforce.due(), None if self._stopping is None else self._stopping.ladder.wakeup()):
             if other is not None and (wakeup is None or other < wakeup):
                 wakeup = other
         return wakeup

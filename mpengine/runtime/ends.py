@@ -25,6 +25,7 @@ class WorkerEnds:
     initializer: Callable[..., Any] | None = None
     initargs: tuple[Any, ...] = ()
     max_tasks: int | None = None
+    memory_limit: int | None = None
     threads: int | None = 1
     packed_initializer: bytes | None = field(default=None, repr=False)
 

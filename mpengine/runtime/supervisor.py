@@ -30,6 +30,7 @@ from mpengine.runtime.clock import monotonic
 from mpengine.runtime.ends import WorkerEnds
 from mpengine.runtime.outbox import Outbox
 from mpengine.runtime.process import WorkerProcess
+from mpengine.runtime.weighing import family, resident_bytes
 
 _STACK_WAIT_S = 0.1  # for a worker's faulthandler to write; C code with the GIL held does not delay it
 _STACK_BYTES = 1 << 16
@@ -66,6 +67,8 @@ class WorkerHandle:
     stack: str = ""
     start_error: BaseException | None = None
     family: list[psutil.Process] = field(default_factory=list)  # below it, when it was asked to end
+    weigh_at: float = 0.0  # when to look at its memory again
+    memory: int = 0  # bytes it held when it was killed for that
     deaf_since: float | None = None  # when its end of the bell was found closed
 
     def request_stack(self, signum: int) -> str:
@@ -121,7 +124,7 @@ class Supervisor:
         context: Of multiprocessing.
         outbox: Where their jobs come from.
         answer_fd: Where their answers go.
-        spec: initializer, initargs, max_tasks and threads of `WorkerEnds`.
+        spec: initializer, initargs, max_tasks, memory_limit and threads of `WorkerEnds`.
         post: Hand something to the dispatcher thread: a new handle, or the error of a failed start.
         name: Of the engine, for process names.
     """
@@ -278,7 +281,4 @@ def _launch_all(requests: queue.SimpleQueue[int | None], launch: Callable[[int],
 
 def memory_of(handle: WorkerHandle) -> int:
     """Resident bytes of a worker and all below it."""
-    total = tree.resident_bytes(handle.pid)
-    with contextlib.suppress(psutil.Error):
-        total += sum(tree.resident_bytes(p.pid) for p in psutil.Process(handle.pid).children(recursive=True))
-    return total
+    return sum(map(resident_bytes, family(handle.pid)))

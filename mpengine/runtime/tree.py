@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import select
 import signal
 
@@ -45,12 +44,3 @@ def is_stopped(pid: int) -> bool:
             return stat.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
     except (OSError, IndexError):
         return True  # it is gone, which is as still as can be
-
-
-def resident_bytes(pid: int) -> int:
-    """Resident memory now; 0 if it cannot be told."""
-    try:
-        with open(f"/proc/{pid}/statm", "rb") as statm:
-            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, IndexError, ValueError):
-        return 0

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import fcntl
+import gc
 import os
 import pickle
 import signal
@@ -22,13 +23,18 @@ from typing import NoReturn
 from mpengine import current
 from mpengine.runtime import arena, leash
 from mpengine.runtime.channel import LogWriter
+from mpengine.runtime.clock import monotonic
 from mpengine.runtime.ends import WorkerEnds
 from mpengine.runtime.running import Runner
 from mpengine.runtime.signals import INTERRUPT_SIGNAL, STACK_SIGNAL
+from mpengine.runtime.weighing import resident_bytes
 from mpengine.wire import messages as wire
 from mpengine.wire.remote_error import pack_error
 
 _FULL_WAIT_S = 0.0005  # between looks at a log that the parent has not read yet
+_WEIGH_S = 0.01  # between looks at what this process holds
+_ROOM = 0.75  # of what is left to the memory limit at its start: a worker that keeps more makes way for a fresh one
+_OOM_SCORE = 300  # more than the parent's: about as if it held so many thousandths of the memory more
 _THREAD_LIMITS = (
     "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "NUMEXPR_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
@@ -42,6 +48,7 @@ EXIT_DAMAGED = 71  # EX_OSERR: a job has closed what the worker needs; it ran no
 def main(ends: WorkerEnds) -> NoReturn:
     """Run a worker in this process until it gets a pill. Never returns."""
     leash.arm(ends.leash_fd)
+    _offer_to_oom_killer()
     _set_signals(ends.crash_fd)
     worker = Worker(ends)
     status = EXIT_START_FAILED
@@ -57,6 +64,14 @@ def _set_signals(crash_fd: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     faulthandler.enable(crash_fd)
     faulthandler.register(STACK_SIGNAL, crash_fd, all_threads=True)
+
+
+def _offer_to_oom_killer() -> None:
+    """When the machine runs out of memory, the kernel is to take a worker, and not the program that waits for it."""
+    with contextlib.suppress(OSError, ValueError), open("/proc/self/oom_score_adj", "r+") as file:
+        score = min(1000, int(file.read()) + _OOM_SCORE)
+        file.seek(0)
+        file.write(str(score))
 
 
 def _leave(status: int) -> NoReturn:
@@ -85,6 +100,8 @@ class Worker:
         fcntl.fcntl(self._answer_fd, fcntl.F_SETFL, os.O_NONBLOCK | os.O_DIRECT)
         os.close(ends.answer_fd)
         self._log = LogWriter(ends.channel_fd, self.ring, self._wait)
+        self._weigh_at = 0.0
+        self._heavy_from = 0.0  # bytes
         self._inline = memoryview(bytearray(wire.INLINE_BYTES))
         self._runner = Runner(self._log, self.ring, self._fetch, ends.max_tasks)
 
@@ -108,6 +125,9 @@ class Worker:
             self._log.commit(wire.START_FAILED, pack_error(error, tb))
             self.ring()
             return False
+        if ends.memory_limit is not None:
+            size = resident_bytes(os.getpid())
+            self._heavy_from = size + _ROOM * max(0, ends.memory_limit - size)
         signal.signal(INTERRUPT_SIGNAL, self._runner.on_signal)
         current.provide(self._runner.describe)
         self._log.commit(wire.READY)
@@ -146,10 +166,21 @@ class Worker:
             else:
                 self._runner.run_span(seq, body)
             del body
-            if self._runner.leaving:
+            if self._runner.leaving or self._has_grown():
                 self._log.commit(wire.LEAVING)
                 self.ring()
                 return EXIT_DONE
+
+    def _has_grown(self) -> bool:
+        """Whether what jobs have left behind is so much that the next might be killed for it."""
+        limit = self._ends.memory_limit
+        if limit is None or monotonic() < self._weigh_at:
+            return False
+        self._weigh_at = monotonic() + _WEIGH_S
+        if resident_bytes(os.getpid()) <= self._heavy_from:
+            return False
+        gc.collect()
+        return resident_bytes(os.getpid()) > self._heavy_from
 
     def _fetch(self, offset: int, length: int) -> memoryview:
         return arena.fetch(self._ends.arena_fd, offset, length)

@@ -16,9 +16,10 @@ from mpengine.core import events as ev
 from mpengine.core.books import Books
 from mpengine.core.policy import RestartIntensity, Rung
 from mpengine.core.records import Batch
+from mpengine.core.verdicts import human_bytes
 from mpengine.errors import WorkerStartError
 from mpengine.observing import Observers, WorkerEnded, WorkerReady, WorkerStarted
-from mpengine.runtime import tree
+from mpengine.runtime import tree, weighing
 from mpengine.runtime.clock import monotonic
 from mpengine.runtime.collector import Collector
 from mpengine.runtime.express import Express, LoneSink
@@ -56,6 +57,7 @@ class Workforce:
         tell: Tell the ledger something.
         book: Enter into the books what is on the short way (see `express`).
         give_up: Break the engine: what happened, and why.
+        memory_limit: Bytes for each worker; None: no limit.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Workforce:
         express: Express,
         book: Callable[[], None],
         give_up: Callable[[str, BaseException], None],
+        memory_limit: int | None,
     ) -> None:
         self.watched: dict[int, WorkerHandle] = {}  # by bell and pidfd
         self.mourner: Mourner | None = None
@@ -82,10 +85,11 @@ class Workforce:
         self._express = express
         self._book = book
         self._give_up = give_up
+        self._memory_limit = memory_limit
         self.collector = Collector(books.batches.get, self._lone_of)
         self._intensity = RestartIntensity(3 * supervisor.size + 5, RESTART_PERIOD_S, RESTART_PATIENCE_S)
         self._relaunch_at: float | None = None
-        self.due_at: float | None = None  # when `look_after` has something to do
+        self._due_at: float | None = None  # when `look_after` has something to do, memory aside
 
     # ---- hearing ---------------------------------------------------------------------------------------------------
 
@@ -271,7 +275,7 @@ class Workforce:
         self._tell(
             ev.WorkerExited(
                 handle.id, handle.pid, handle.exitcode, batch=batch, index=index, since=since, peak_memory=peak,
-                stack=handle.stack, problem=handle.killed_for,
+                stack=handle.stack, problem=handle.killed_for, memory=handle.memory,
             )
         )  # fmt: skip
         if handle.start_error is not None:
@@ -316,9 +320,39 @@ class Workforce:
             if missing > 0:
                 self._supervisor.start(missing)
 
+    def due(self) -> float | None:
+        """When `look_after` has something to do."""
+        if self._memory_limit is None or not self._books.batches:
+            return self._due_at
+        times = [handle.weigh_at for handle in self._supervisor.alive() if _is_at_work(handle)]
+        return min(times if self._due_at is None else [self._due_at, *times], default=None)
+
+    def _weigh_all(self, limit: int, now: float) -> None:
+        for handle in self._supervisor.alive():
+            if _is_at_work(handle) and now >= handle.weigh_at:
+                size, soon = weighing.weigh(handle.pid, limit)
+                handle.weigh_at = now + soon
+                if size > limit:
+                    self._end_heavy(handle, size, limit)
+
+    def _end_heavy(self, handle: WorkerHandle, size: int, limit: int) -> None:
+        """Kill it for the job it is in; if that has just ended, it is the worker itself that will leave."""
+        stack = handle.request_stack(STACK_SIGNAL)
+        handle.stop()
+        self.collect(handle)
+        self._book()
+        if self.job_of(handle)[0] is None:
+            handle.send(signal.SIGCONT)
+            return
+        handle.stack = stack
+        handle.memory = size
+        self._supervisor.kill(handle, f"and its memory_limit is {human_bytes(limit)}")
+
     def look_after(self, now: float) -> None:
         """What is due by now: another try, the end of the deaf and of those that hang while they start."""
-        if self.due_at is None or now < self.due_at:
+        if self._memory_limit is not None and self._books.batches:
+            self._weigh_all(self._memory_limit, now)
+        if self._due_at is None or now < self._due_at:
             return
         if self._relaunch_at is not None and now >= self._relaunch_at:
             self._relaunch_at = None
@@ -352,4 +386,9 @@ class Workforce:
     def _reschedule(self) -> None:
         """Something has changed that `_due` looks at."""
         times = [self._relaunch_at, *map(self._due, self._supervisor.alive())]
-        self.due_at = min((time for time in times if time is not None), default=None)
+        self._due_at = min((time for time in times if time is not None), default=None)
+
+
+def _is_at_work(handle: WorkerHandle) -> bool:
+    """Whether it may hold a job, and is not being ended."""
+    return handle.state is WorkerState.READY and handle.rung is Rung.DIED

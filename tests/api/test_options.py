@@ -32,6 +32,8 @@ from tests.support import WAIT_S, run_python
         ({"retries": -1}, ValueError),
         ({"stop_grace": -1}, ValueError),
         ({"threads_per_worker": 0}, ValueError),
+        ({"memory_limit": 0}, ValueError),
+        ({"memory_limit": 1e9}, TypeError),
         ({"observers": [3]}, TypeError),
         ({"unknown": 1}, TypeError),
     ],

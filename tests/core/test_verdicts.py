@@ -5,6 +5,7 @@ import signal
 import pytest
 
 from mpengine.core import verdicts
+from mpengine.errors import MemoryLimitExceeded
 from tests.core.makers import make_record, make_span
 
 
@@ -93,3 +94,15 @@ def test_a_cancellation_carries_its_reason() -> None:
         assert error.reason == "the night is over"
         assert str(error).endswith("was cancelled: the night is over")
         assert "`resize`" in str(error)
+
+
+def test_a_job_that_was_killed_for_its_memory_says_so() -> None:
+    problem = "and its memory_limit is 1.0 GiB"
+    error = verdicts.lost_error("job 'a'", 4182, -9, peak_memory=5 << 20, problem=problem, memory=3 << 29)
+    assert isinstance(error, MemoryLimitExceeded)
+    assert isinstance(error, MemoryError)
+    assert error.peak_memory == 3 << 29
+    assert str(error) == (
+        "job 'a' was lost: worker pid 4182 held 1.5 GiB, and its memory_limit is 1.0 GiB. "
+        "Raise `memory_limit`, or give the job less at once."
+    )

@@ -194,3 +194,59 @@ def change_everything() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.setrecursionlimit(500)
+
+
+_kept: list[bytes] = []  # what jobs leave behind in their worker
+
+
+def grow_until(most: int) -> int:
+    """Hold more and more memory, up to `most` bytes."""
+    held: list[bytes] = []
+    while len(held) << 20 < most:
+        held.append(b"\1" * (1 << 20))
+    return len(held)
+
+
+def hold_at_once(size: int) -> int:
+    """Hold so many bytes, all touched."""
+    return len(b"\1" * size)
+
+
+def leave_behind(size: int) -> int:
+    """Keep so many bytes in the worker for ever; returns its pid."""
+    _kept.append(b"\1" * size)
+    return os.getpid()
+
+
+def have_a_child_hold(size: int) -> int:
+    """As `hold_at_once`, in a process below the worker, which stays until it is killed."""
+    code = f"import signal; held = b'1' * {size}; signal.pause()"
+    return subprocess.run([sys.executable, "-c", code], check=False).returncode
+
+
+def share_with_children(size: int, children: int) -> int:
+    """Hold so many bytes once, and let so many forked children have them, too."""
+    held = b"\1" * size
+    read_end, write_end = os.pipe()
+    pids = []
+    for _ in range(children):
+        pid = os.fork()
+        if not pid:
+            os.close(write_end)
+            os.read(read_end, 1)  # until the parent's end is closed
+            os._exit(0)
+        pids.append(pid)
+    until = time.monotonic() + 0.5  # long enough for several looks
+    while time.monotonic() < until:
+        sum(held[:: 1 << 12])
+    os.close(write_end)
+    os.close(read_end)
+    for pid in pids:
+        os.waitpid(pid, 0)
+    return len(held)
+
+
+def oom_score() -> int:
+    """How ready the kernel is to kill this process, as it was set."""
+    with open("/proc/self/oom_score_adj") as file:
+        return int(file.read())
