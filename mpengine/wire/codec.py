@@ -15,6 +15,8 @@ from typing import Any
 
 import cloudpickle
 
+from mpengine.wire.culprit import find_culprit
+
 PROTOCOL = 5
 
 # Immutable, and their pickles hold no reference to any other object: values of these types are the same now and later,
@@ -67,7 +69,7 @@ def dump_call(fn: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> byte
     try:
         return dumps((fn, args, kwargs))
     except BaseException as error:
-        error.add_note(_blame_call(fn, args, kwargs))
+        error.add_note(_blame_call(fn, args, kwargs, error))
         raise
 
 
@@ -76,19 +78,26 @@ def dump_result(value: Any) -> bytes:
     try:
         return dumps(value)
     except Exception as error:
-        error.add_note(f"the job's result (a {type(value).__qualname__}) cannot be pickled; return something that can")
+        error.add_note(_blame("the job's result", value, error) + "; return something that can")
         raise
 
 
-def _blame_call(fn: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+def _blame_call(fn: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], error: BaseException) -> str:
     parts = [("the function", fn)]
     parts += [(f"argument {number}", arg) for number, arg in enumerate(args, 1)]
     parts += [(f"keyword argument {name!r}", arg) for name, arg in kwargs.items()]
     for name, part in parts:
         if not can_dump(part):
-            kind = type(part).__qualname__
-            return f"{name} (a {kind}) cannot be pickled; pass something that can, or make it in the job"
+            return f"{_blame(name, part, error)}; pass something that can, or make it in the job"
     return "the call cannot be pickled as a whole, though each of its parts can"
+
+
+def _blame(name: str, obj: Any, error: BaseException) -> str:
+    if isinstance(error, RecursionError):
+        return f"{name} (a {type(obj).__qualname__}) is nested too deeply to be pickled"
+    way, part = find_culprit(obj, can_dump)
+    because = f", because of its part `{way.strip()}` (a {type(part).__qualname__})" if way else ""
+    return f"{name} (a {type(obj).__qualname__}) cannot be pickled{because}"
 
 
 def can_dump(obj: Any) -> bool:
