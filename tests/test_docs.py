@@ -42,3 +42,13 @@ def test_every_command_and_option_has_help() -> None:
         for param in sub.params:
             if param.param_type_name == "option":
                 assert param.help, f"`{name} {param.opts[0]}` has no help"
+
+
+def test_each_guarantee_names_tests_that_there_are() -> None:
+    sections = (ROOT / "docs" / "guarantees.md").read_text().split("\n- ")[1:]
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    for section in sections:
+        names = re.findall(r"`(test_\w+)`", section)
+        assert names, f"no test holds this: {section}"
+        for name in names:
+            assert f"def {name}(" in tests, f"{name} is not a test"
