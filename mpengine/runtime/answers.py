@@ -11,6 +11,7 @@ for the dispatcher. Which of the two, the attendant or the dispatcher, brings th
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import threading
@@ -40,11 +41,13 @@ class Answers:
         self._read_fd, self.write_fd = os.pipe2(os.O_CLOEXEC | os.O_DIRECT)
         os.set_blocking(self.write_fd, False)
         descriptors.own(self._read_fd, self.write_fd)
+        self._to_close = [(self._read_fd, self.write_fd)]
         self.taken = 0
         self._wake = wake
         self._attending = threading.Lock()
         self._attended: JobFuture | None = None
         self._closed = False
+        self._pid = os.getpid()
 
     def attend(self, future: JobFuture, seq: int, timeout: float | None) -> None:
         """Wait for the answer of this batch; return when the future is resolved, or the time is over.
@@ -77,7 +80,7 @@ class Answers:
                 self.close()
 
     def _is_closed(self) -> bool:
-        return self._closed
+        return self._closed or os.getpid() != self._pid  # a forked copy: the descriptors are not its own
 
     def _readable(self, until: float) -> bool:
         poll = select.poll()
@@ -94,8 +97,12 @@ class Answers:
                 return  # full: then it reads, and looks at the state after each packet
 
     def close(self) -> None:
-        """No more workers. If a thread attends, it closes the pipe when it leaves."""
+        """No more workers, and every future is resolved. If a thread attends, it closes the pipe when it leaves.
+
+        Once: by the second time, the numbers may be somebody else's. A thread that is about to attend finds its future
+        done, and does not read.
+        """
         self._closed = True
-        if self._attending.acquire(blocking=False):
-            descriptors.close(self._read_fd, self.write_fd)
-            self._attending.release()
+        if self._attended is None:
+            with contextlib.suppress(IndexError):
+                descriptors.close(*self._to_close.pop())

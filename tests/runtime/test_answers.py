@@ -170,6 +170,28 @@ def test_after_the_end_nobody_attends(desk: Desk, future: JobFuture) -> None:
         future.result(0.001)
 
 
+def test_the_pipe_is_closed_once() -> None:
+    desk = Desk()
+    desk.answers.close()
+    other = Desk()  # it gets the same numbers
+    assert other.answers.write_fd == desk.answers.write_fd
+    desk.answers.close()
+    assert is_open(other.answers.write_fd)
+    other.answers.close()
+
+
+def test_a_forked_copy_does_not_touch_the_pipe(future: JobFuture) -> None:
+    pid = os.fork()
+    if not pid:
+        try:
+            future.result(0.001)
+        except TimeoutError:
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
 def test_the_pipe_stays_open_while_somebody_attends(desk: Desk, future: JobFuture) -> None:
     waiting = in_thread(future.result)
     wait_for(lambda: desk.answers._attended is future)
