@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
+from multiprocessing import resource_tracker
 from multiprocessing.context import BaseContext
 from typing import Any
 
@@ -168,7 +169,8 @@ class Supervisor:
         """Have workers started by the launcher; returns at once."""
         if self._launcher is None:
             self._launcher = threading.Thread(
-                target=_launch_all, args=(self._requests, self._launch), name=f"{self._name}-launcher", daemon=True
+                target=_launch_all, args=(self._requests, self._launch), name=f"{self._name}-launcher", daemon=True,
+                kwargs={"tracked": self._start_method != "fork"},
             )  # fmt: skip
             self._launcher.start()
         for _ in range(count):
@@ -272,10 +274,14 @@ class Supervisor:
             self._requests.put(None)
 
 
-def _launch_all(requests: queue.SimpleQueue[int | None], launch: Callable[[int], None]) -> None:
-    # What is started here inherits the mask: a Ctrl-C must not meet the fork server while it imports.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _launch_all(requests: queue.SimpleQueue[int | None], launch: Callable[[int], None], *, tracked: bool) -> None:
     while (worker := requests.get()) is not None:
+        # What is started here inherits the mask: a Ctrl-C must meet neither the fork server while it imports, nor a
+        # worker before it ignores that. The tracker first: starting it *un*blocks the signal.
+        if tracked:
+            with contextlib.suppress(OSError):  # no process to be had: then there is none for the worker either
+                resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         launch(worker)
 
 

@@ -206,22 +206,28 @@ def test_closing_an_iterator_ends_its_jobs_also_the_running(
 
 
 @pytest.mark.parametrize("end", ["dropped", "never started", "exhausted by error"])
-def test_an_iterator_that_is_given_up_ends_its_jobs(engine: Engine, gate: Gate, end: str) -> None:
-    def body(door: Any, n: int) -> int:
+def test_an_iterator_that_is_given_up_ends_its_jobs(
+    engine: Engine, gate: Gate, make_gate: Callable[[], Gate], end: str
+) -> None:
+    first = make_gate()
+
+    def body(way_in: Any, door: Any, n: int) -> int:
         if n == 0:
+            way_in.enter(n)
             if end == "exhausted by error":
                 raise ValueError("first")
             return n
         door.enter(n)
         return n
 
-    values = engine.map(body, itertools.repeat(gate.door), itertools.count())
+    values = engine.map(body, itertools.repeat(first.door), itertools.repeat(gate.door), itertools.count())
+    gate.arrival()  # while the first still runs: afterwards none would have to start
+    first.open()
     if end == "dropped":
         assert next(values) == 0
     elif end == "exhausted by error":
         with pytest.raises(ValueError, match="first"):
             next(values)
-    gate.arrival()
     del values
     assert engine.join(WAIT_S)  # nobody opens the gate
     stats = engine.stats()

@@ -325,6 +325,24 @@ def test_ctrl_c_without_a_with_block() -> None:
         assert_interrupted(process, group, started)
 
 
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_what_is_started_inherits_that_ctrl_c_is_blocked(method: str) -> None:
+    # Seen once, under load: a Ctrl-C met a worker before it could ignore it, and the worker showed a traceback.
+    code = (
+        "import signal\nfrom multiprocessing import util\nfrom mpengine import Engine\n"
+        "start = util.spawnv_passfds\n"
+        "def watch(path, args, fds):\n"
+        "    if 'resource_tracker' not in str(args):\n"
+        "        print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))\n"
+        "    return start(path, args, fds)\n"
+        "util.spawnv_passfds = watch\n"
+        f"with Engine(1, {method!r}) as engine:\n"
+        "    engine.submit(abs, 1).result()\n"
+    )
+    done = run_python("-c", code)
+    assert (done.stdout, done.stderr, done.returncode) == ("True\n", "", 0)
+
+
 def test_ctrl_c_while_the_interpreter_waits_for_the_last_jobs() -> None:
     code = (
         "import time\nfrom mpengine import Engine\n"
