@@ -3,8 +3,7 @@
 It differs from its base in what it costs:
 
 - Its condition is made when somebody asks for it: a caller that waits where it cannot be answered directly, `wait`,
-  `as_completed`, a callback. So whoever resolves it sets the state *first*, and *then* looks for a condition: one that
-  is made later than that look sees the state.
+  `as_completed`, a callback.
 - Who decides, cancel or start, and whose value it is, the dispatcher's or an attendant's (`runtime/answers.py`), is
   settled without a lock: `setdefault` of a dict is one step.
 """
@@ -36,6 +35,10 @@ _CANCELLED = ("CANCELLED", _CANCELLED_AND_NOTIFIED)
 _DONE = (*_CANCELLED, _FINISHED)
 _NOTHING = object()
 
+# Held while a condition is made, and while a future without one is resolved. Whoever has a future's condition relies
+# on its state not changing meanwhile, so it must not change beside a condition that is just being made.
+_making = threading.Lock()
+
 
 class Desk(Protocol):
     """What a future asks of its engine. Any thread."""
@@ -44,6 +47,9 @@ class Desk(Protocol):
 
     def request_cancel(self, record: Record, running: bool) -> None:
         """Give this job up."""
+
+    def is_own_thread(self) -> bool:
+        """Whether this is the dispatcher thread, in a callback."""
 
     def somebody_waits(self) -> None:
         """For an outcome, in a way that only the dispatcher can serve."""
@@ -67,14 +73,14 @@ class JobFuture(concurrent.futures.Future[Any]):
         self._outcome: Outcome | None = None
         self._desk: Desk | None = None  # these three are set by the engine
         self._record: Record | None = None
-        self._announced = False
         self._batch = 0  # on the short way: the number of its batch
 
     def __getattr__(self, name: str) -> Any:
         # Of what the base has, only the condition is ever missing.
         if name != "_condition":
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        condition = self.__dict__.setdefault("_condition", threading.Condition())
+        with _making:
+            condition = self.__dict__.setdefault("_condition", threading.Condition())
         desk = self._desk
         if desk is not None and self._batch:
             desk.somebody_waits()
@@ -130,6 +136,9 @@ class JobFuture(concurrent.futures.Future[Any]):
             TimeoutError: It did not end within `timeout` seconds.
         """
         if self._outcome is None:
+            desk = self._desk
+            if desk is not None and desk.is_own_thread() and self.was_taken():
+                return self._outcome_by_state()  # in a callback: this very thread would have to tell it
             with self._condition:
                 told = self._condition.wait_for(self._is_told, timeout)
             if not told:
@@ -169,14 +178,23 @@ class JobFuture(concurrent.futures.Future[Any]):
     # ---- for an attendant --------------------------------------------------------------------------------------------
 
     def take(self, blob: bytes) -> bool:
-        """Resolve with this pickled value; False: the dispatcher does that, or has to say what is wrong with it."""
+        """Bring this pickled value; False: the dispatcher does that, or has to say what is wrong with it.
+
+        Resolves the future only while nobody else waits for it: waiters and callbacks are the dispatcher's to tell,
+        whom no KeyboardInterrupt meets half-way.
+        """
+        if "_condition" in self.__dict__:
+            return False
         try:
             value = codec.loads(blob)
         except Exception:
             return False
         if self.__dict__.setdefault("_value", value) is not value:
             return False
-        self._resolve(value, None)
+        with _making:
+            if "_condition" not in self.__dict__ and self._state == _RUNNING:
+                self._result = value
+                self._state = _FINISHED
         return True
 
     def was_taken(self) -> bool:
@@ -211,53 +229,58 @@ class JobFuture(concurrent.futures.Future[Any]):
         self._outcome = outcome
         self._desk = None
         self._record = None
-        taken = self.was_taken()
+        taken = self.offered() is not None
         cancelled = self.__dict__.setdefault("_first", "start") == "cancel"  # in time, or its outcome would be another
+        callbacks = False
         if cancelled or outcome.status is Status.CANCELLED:
-            self._settle_cancelled()
+            callbacks = self._settle_cancelled()
         elif self._state == _FINISHED:
             if taken:
-                self._announce()  # to those who wait for the outcome
+                self._notify()  # those who wait for the outcome
             else:
                 logger.warning("the future of job %r had been resolved by someone else; its outcome is %s",
                                self.job.id, outcome.status)  # fmt: skip
         elif outcome.error is None and outcome.status is not Status.SUCCEEDED:
             raise InternalError(f"job {self.job.id!r} is {outcome.status} without an error; please report this")
         else:
-            self._resolve(outcome.value, outcome.error)
+            callbacks = self._resolve(outcome.value, outcome.error)
         if desk is not None and self._batch:
-            desk.answers.resolved(self)
-
-    def _resolve(self, value: Any, error: BaseException | None) -> None:
-        """The one place where it gets its result. Twice if an attendant and the dispatcher bring the same."""
-        self._result = value
-        self._exception = error
-        self._state = _FINISHED
-        self._announce()
-
-    def _announce(self) -> None:
-        """Tell those who wait. The look for a condition comes after the new state, see the module's text."""
-        if "_condition" not in self.__dict__:
-            return
-        with self._condition:
-            news = not self._announced
-            self._announced = True
-            if news:
-                for waiter in self._waiters:
-                    waiter.add_result(self) if self._exception is None else waiter.add_exception(self)
-            self._condition.notify_all()
-        if news:
+            desk.answers.resolved(self)  # before the callbacks: they may wait for what its attendant does next
+        if callbacks:
             self._invoke_callbacks()
 
-    def _settle_cancelled(self) -> None:
-        """To CANCELLED_AND_NOTIFIED from wherever it is; a running job may be cancelled here, unlike in `Future`."""
-        if self._state in (_FINISHED, _CANCELLED_AND_NOTIFIED):
-            return
+    def _resolve(self, value: Any, error: BaseException | None) -> bool:
+        """Give it its result; returns whether it has a condition, and so perhaps callbacks."""
+        with _making:
+            if "_condition" not in self.__dict__:
+                self._result, self._exception = value, error
+                self._state = _FINISHED
+                return False
         with self._condition:
+            if self._state == _FINISHED:
+                return False  # by a user, in this moment
+            self._result, self._exception = value, error
+            self._state = _FINISHED
+            for waiter in self._waiters:
+                waiter.add_result(self) if error is None else waiter.add_exception(self)
+            self._condition.notify_all()
+        return True
+
+    def _notify(self) -> None:
+        with self._condition:
+            self._condition.notify_all()
+
+    def _settle_cancelled(self) -> bool:
+        """To CANCELLED_AND_NOTIFIED from wherever it is; a running job may be cancelled here, unlike in `Future`.
+
+        Returns whether callbacks are to be called.
+        """
+        with self._condition:
+            if self._state in (_FINISHED, _CANCELLED_AND_NOTIFIED):
+                return False
             told = self._state == "CANCELLED"  # by Future.cancel, which called the callbacks already
             self._state = _CANCELLED_AND_NOTIFIED
             for waiter in self._waiters:
                 waiter.add_cancelled(self)
             self._condition.notify_all()
-        if not told:
-            self._invoke_callbacks()
+        return not told

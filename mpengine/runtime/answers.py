@@ -25,6 +25,8 @@ from mpengine.wire import messages as wire
 if TYPE_CHECKING:
     from mpengine.futures import JobFuture
 
+_LONGEST_POLL_S = 3600.0  # poll refuses months
+
 
 class Answers:
     """See the module's text. All methods may be called from any thread.
@@ -61,7 +63,9 @@ class Answers:
             until = None if timeout is None else monotonic() + timeout
             while not future.done():
                 if until is not None and not self._readable(until):
-                    return
+                    if monotonic() >= until:
+                        return
+                    continue
                 packet = os.read(self._read_fd, wire.PACKET_BYTES)
                 if len(packet) < wire.ANSWER.size or wire.ANSWER.unpack_from(packet)[0] != seq:
                     continue  # an answer that nobody waited for, or the dispatcher's call to look again
@@ -69,6 +73,8 @@ class Answers:
                     self._wake()  # no value, or one that is too large: the dispatcher brings it
                 elif future.take(packet[wire.ANSWER.size :]):
                     self.taken += 1
+                    if not future.done():
+                        self._wake()  # somebody else has begun to wait for it
                 else:
                     self._wake()
         finally:
@@ -85,7 +91,7 @@ class Answers:
     def _readable(self, until: float) -> bool:
         poll = select.poll()
         poll.register(self._read_fd, select.POLLIN)
-        return bool(poll.poll(max(0.0, until - monotonic()) * 1000))
+        return bool(poll.poll(min(_LONGEST_POLL_S, max(0.0, until - monotonic())) * 1000))
 
     def resolved(self, future: JobFuture) -> None:
         """The dispatcher has resolved this future. First its state, then this: so an attendant sees the one or the

@@ -31,7 +31,7 @@ class Inbox:
 
     def wake(self) -> None:
         """Wake the reader, if it sleeps: there is something for it, here or elsewhere."""
-        if self._asleep:
+        if self._asleep and self._pid == os.getpid():
             self._asleep = False  # the next to post need not wake it again
             try:
                 os.write(self._write_fd, b"\0")

@@ -330,22 +330,29 @@ class Workforce:
     def _weigh_all(self, limit: int, now: float) -> None:
         for handle in self._supervisor.alive():
             if _is_at_work(handle) and now >= handle.weigh_at:
+                seen = self.board(handle)[:2]
                 size, soon = weighing.weigh(handle.pid, limit)
                 handle.weigh_at = now + soon
                 if size > limit:
-                    self._end_heavy(handle, size, limit)
+                    self._end_heavy(handle, seen, limit)
 
-    def _end_heavy(self, handle: WorkerHandle, size: int, limit: int) -> None:
-        """Kill it for the job it is in; if that has just ended, it is the worker itself that will leave."""
-        stack = handle.request_stack(STACK_SIGNAL)
+    def _end_heavy(self, handle: WorkerHandle, seen: tuple[int, int], limit: int) -> None:
+        """Kill it for the item it was seen in; or, if it runs nothing, for what jobs have left behind.
+
+        It is weighed and looked at again while it stands still: a job that has just begun is not at fault.
+        """
+        stack = handle.request_stack(STACK_SIGNAL) if self.job_of(handle)[0] is not None else ""
         handle.stop()
         self.collect(handle)
         self._book()
-        if self.job_of(handle)[0] is None:
+        size, _ = weighing.weigh(handle.pid, limit)
+        job = self.job_of(handle)[0]
+        if size <= limit or (job is not None and self.board(handle)[:2] != seen):
             handle.send(signal.SIGCONT)
             return
-        handle.stack = stack
-        handle.memory = size
+        if job is not None:
+            handle.stack = stack
+            handle.memory = size
         self._supervisor.kill(handle, f"and its memory_limit is {human_bytes(limit)}")
 
     def look_after(self, now: float) -> None:

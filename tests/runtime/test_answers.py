@@ -27,12 +27,16 @@ class Desk:
 
     def __init__(self) -> None:
         self.wakes = 0
+        self.own = False
         self.answers = Answers(self.wake)
 
     def wake(self) -> None:
         self.wakes += 1
 
     somebody_waits = wake
+
+    def is_own_thread(self) -> bool:
+        return self.own
 
     def request_cancel(self, record: Record, running: bool) -> None:
         """Nobody here to ask."""
@@ -152,6 +156,8 @@ def test_only_one_thread_attends_and_the_others_are_told_all_the_same(desk: Desk
     second = in_thread(future.result)
     wait_for(lambda: desk.wakes == 1)  # it waits for the dispatcher
     answer(desk, SEQ, "both")
+    wait_for(lambda: desk.wakes == 2)
+    future.settle(record_of(future), succeeded(future, "both"))
     assert first.result(WAIT_S) == "both"
     assert second.result(WAIT_S) == "both"
 
@@ -216,31 +222,53 @@ def test_an_attendant_that_comes_too_late_takes_nothing(desk: Desk, future: JobF
     assert future.result() == [2]
 
 
-def test_an_interrupted_attendants_value_is_brought_by_the_dispatcher(
-    future: JobFuture, monkeypatch: pytest.MonkeyPatch
-) -> None:  # fmt: skip
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(JobFuture, "_resolve", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            future.take(codec.dumps([1]))
-    assert not future.done()
-    taken = future.offered()
-    assert taken == ([1],)
-    future.settle(record_of(future), succeeded(future, taken[0]))
-    assert future.result() is taken[0]
+def test_an_interrupted_attendants_value_is_brought_by_the_dispatcher(future: JobFuture) -> None:
+    value = [1]
+    assert future.__dict__.setdefault("_value", value) is value  # and then came the interrupt
+    assert future.offered() == ([1],)
+    future.settle(record_of(future), succeeded(future, value))
+    assert future.result() is value
 
 
-def test_callbacks_are_called_once_when_both_bring_the_value(future: JobFuture) -> None:
+def test_an_attendant_leaves_a_future_that_others_wait_for_to_the_dispatcher(future: JobFuture) -> None:
     called: list[Any] = []
     future.add_done_callback(called.append)
-    value = [1]
-    assert future.__dict__.setdefault("_value", value) is value
-    future.settle(record_of(future), succeeded(future, value))  # it overtakes the attendant, which then goes on
-    future._resolve(value, None)
+    assert not future.take(codec.dumps([1]))
+    assert not future.done()
+    future.settle(record_of(future), succeeded(future, [1]))
     assert called == [future]
+
+
+def test_no_state_changes_under_whoever_holds_the_condition(future: JobFuture) -> None:
+    # `wait` and `as_completed` count who is done, and then wait for the others.
+    with future._condition:
+        resolving = in_thread(lambda: future.settle(record_of(future), succeeded(future, 5)))
+        with pytest.raises(TimeoutError):
+            resolving.result(0.05)
+        assert not future.done()
+    resolving.result(WAIT_S)
+    assert future.result() == 5
+
+
+def test_an_attendant_is_woken_before_the_callbacks_run(desk: Desk, future: JobFuture) -> None:
+    waiting = in_thread(future.result)
+    wait_for(lambda: desk.answers._attended is future)
+    heard: list[Any] = []
+    future.add_done_callback(lambda _: heard.append(waiting.result(WAIT_S)))
+    future.settle(record_of(future), succeeded(future, 5))
+    assert heard == [5]
+
+
+def test_a_callback_can_ask_for_the_outcome_of_a_job_that_was_just_answered(desk: Desk, future: JobFuture) -> None:
+    assert future.take(codec.dumps(5))
+    desk.own = True
+    assert future.outcome().value == 5
+
+
+def test_a_very_long_time_may_be_waited(desk: Desk, future: JobFuture) -> None:
+    waiting = in_thread(lambda: future.result(threading.TIMEOUT_MAX))
+    answer(desk, SEQ, 5)
+    assert waiting.result(WAIT_S) == 5
 
 
 def test_the_outcome_is_there_when_the_books_know_it(desk: Desk, future: JobFuture) -> None:
