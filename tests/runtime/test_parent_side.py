@@ -105,6 +105,7 @@ def test_a_value_that_was_taken_directly_is_not_made_again(log: Any, taken: bool
     _, writer = log
     one = record()
     future = JobFuture(one.job)
+    assert future.start(one)
     blob = codec.dumps(["one of its kind"])
     if taken:
         assert future.take(blob)
