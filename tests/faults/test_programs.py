@@ -460,8 +460,10 @@ def test_a_forked_copy_does_not_keep_workers_alive() -> None:
     code = (
         "import os, time\nfrom mpengine import Engine\n"
         "engine = Engine(2)\nengine.submit(abs, 1).result()\n"
-        "if not os.fork():\n    print('copy', os.getpid(), flush=True)\n    time.sleep(600)\n"
-        "print('workers', *[row.pid for row in engine.workers()], flush=True)\ntime.sleep(600)\n"
+        # One write a line: `print` may take several, and the two would mix.
+        "if not os.fork():\n    os.write(1, f'copy {os.getpid()}\\n'.encode())\n    time.sleep(600)\n"
+        "pids = ' '.join(str(row.pid) for row in engine.workers())\n"
+        "os.write(1, f'workers {pids}\\n'.encode())\ntime.sleep(600)\n"
     )
     with program(code) as process:
         lines = dict(line.split(" ", 1) for line in (read_line(process), read_line(process)))
