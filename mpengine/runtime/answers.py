@@ -40,9 +40,10 @@ class Answers:
     """
 
     def __init__(self, wake: Callable[[], None]) -> None:
-        self._read_fd, self.write_fd = os.pipe2(os.O_CLOEXEC | os.O_DIRECT)
+        with descriptors.no_fork:
+            self._read_fd, self.write_fd = os.pipe2(os.O_CLOEXEC | os.O_DIRECT)
+            descriptors.own(self._read_fd, self.write_fd)
         os.set_blocking(self.write_fd, False)
-        descriptors.own(self._read_fd, self.write_fd)
         self._to_close = [(self._read_fd, self.write_fd)]
         self.taken = 0
         self._wake = wake

@@ -22,9 +22,10 @@ class Arena:
     """Blocks of a sparse memory file, in sizes of powers of two, re-used warm."""
 
     def __init__(self) -> None:
-        self._fd = os.memfd_create("mpengine-arena", os.MFD_CLOEXEC)
-        self.read_fd = os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)
-        descriptors.own(self._fd, self.read_fd)
+        with descriptors.no_fork:
+            self._fd = os.memfd_create("mpengine-arena", os.MFD_CLOEXEC)
+            self.read_fd = os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)
+            descriptors.own(self._fd, self.read_fd)
         self._top = 0
         self._free: dict[int, list[int]] = {}
         self._used: dict[int, int] = {}  # offset -> bits

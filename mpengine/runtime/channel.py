@@ -65,8 +65,9 @@ class LogReader(_Mapped):
     """The parent's end; makes the file."""
 
     def __init__(self) -> None:
-        fd = os.memfd_create("mpengine-channel", os.MFD_CLOEXEC)
-        descriptors.own(fd)
+        with descriptors.no_fork:
+            fd = os.memfd_create("mpengine-channel", os.MFD_CLOEXEC)
+            descriptors.own(fd)
         os.ftruncate(fd, wire.BULK_BASE)
         super().__init__(fd)
         self._read = 0

@@ -9,21 +9,26 @@ from __future__ import annotations
 import os
 import threading
 
+# Held while descriptors are made and noted, or forgotten and closed: a fork in another thread waits for that. A copy of
+# a leash's end that nobody has noted would keep workers alive when their parent is gone.
+no_fork = threading.RLock()
+
 _ours: set[int] = set()
 _kept = threading.local()  # of the forking thread, which is the one that lives on in the child
 
 
 def own(*fds: int) -> None:
-    """These descriptors belong to an engine of this process."""
+    """These descriptors belong to an engine of this process. Under `no_fork`, with the calls that make them."""
     _ours.update(fds)
 
 
 def close(*fds: int) -> None:
     """Close descriptors that were owned. Out of the set first: the number may be given away again at once."""
-    for fd in fds:
-        if fd in _ours:
-            _ours.discard(fd)
-            os.close(fd)
+    with no_fork:
+        for fd in fds:
+            if fd in _ours:
+                _ours.discard(fd)
+                os.close(fd)
 
 
 def forget(fd: int) -> None:
@@ -45,6 +50,9 @@ def _after_fork_in_child() -> None:
                 continue
     _ours.clear()
     _kept.fds = ()
+    no_fork.release()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+os.register_at_fork(
+    before=no_fork.acquire, after_in_parent=no_fork.release, after_in_child=_after_fork_in_child
+)  # fmt: skip

@@ -98,10 +98,11 @@ class Dispatcher:
         self.supervisor = Supervisor(
             options.workers, options.context, self._outbox, self.answers.write_fd, spec, self.post, options.name
         )  # fmt: skip
-        self._epoll = select.epoll()
-        self._light_epoll = select.epoll()  # as the other, but deaf to bells
-        self._epoll_fds = (self._epoll.fileno(), self._light_epoll.fileno())
-        descriptors.own(*self._epoll_fds)
+        with descriptors.no_fork:
+            self._epoll = select.epoll()
+            self._light_epoll = select.epoll()  # as the other, but deaf to bells
+            self._epoll_fds = (self._epoll.fileno(), self._light_epoll.fileno())
+            descriptors.own(*self._epoll_fds)
         for epoll in (self._epoll, self._light_epoll):
             epoll.register(self._inbox.wake_fd, select.EPOLLIN)
         self.workforce = Workforce(
@@ -396,9 +397,10 @@ class Dispatcher:
         self.supervisor.close()
         self._outbox.close()
         self.answers.close()
-        for epoll, fd in zip((self._epoll, self._light_epoll), self._epoll_fds, strict=True):
-            epoll.close()
-            descriptors.forget(fd)
+        with descriptors.no_fork:
+            for epoll, fd in zip((self._epoll, self._light_epoll), self._epoll_fds, strict=True):
+                epoll.close()
+                descriptors.forget(fd)
         self._inbox.close()
         if self.observers:
             self.observers.emit(EngineState("closed", monotonic()))

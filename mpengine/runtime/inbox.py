@@ -16,8 +16,9 @@ class Inbox:
     def __init__(self) -> None:
         # A pipe, not an eventfd: its writer tells the kernel that it is about to sleep, so that the reader is woken on
         # the same CPU. Waking an idle one costs more than all else on the way of a job (docs/design.md, "Round trips").
-        self.wake_fd, self._write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        descriptors.own(self.wake_fd, self._write_fd)
+        with descriptors.no_fork:
+            self.wake_fd, self._write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            descriptors.own(self.wake_fd, self._write_fd)
         self._pid = os.getpid()
         self._items: deque[Any] = deque()
         self._asleep = False

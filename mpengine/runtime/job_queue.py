@@ -42,11 +42,12 @@ class JobQueue(_JoinableQueue):
 
     def __init__(self) -> None:
         # Not super().__init__(): its locks are named semaphores, which a killed program leaves behind.
-        self.read_fd, self.write_fd = os.pipe2(os.O_CLOEXEC | os.O_DIRECT)
+        with descriptors.no_fork:
+            self.read_fd, self.write_fd = os.pipe2(os.O_CLOEXEC | os.O_DIRECT)
+            # A description of its own, for O_NONBLOCK must not reach the workers' end.
+            self._back_fd = os.open(f"/proc/self/fd/{self.read_fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            descriptors.own(self.read_fd, self.write_fd, self._back_fd)
         os.set_blocking(self.write_fd, False)
-        # A description of its own, for O_NONBLOCK must not reach the workers' end.
-        self._back_fd = os.open(f"/proc/self/fd/{self.read_fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        descriptors.own(self.read_fd, self.write_fd, self._back_fd)
         try:
             fcntl.fcntl(self.write_fd, _F_SETPIPE_SZ, _PIPE_BYTES)
         except PermissionError:

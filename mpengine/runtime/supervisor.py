@@ -197,12 +197,10 @@ class Supervisor:
         with contextlib.ExitStack() as undo:
             log = LogReader()
             undo.callback(log.close)
-            bell_r, bell_w = os.pipe2(os.O_CLOEXEC)
-            leash_r, leash_w = leash.make()
-            crash_fd = os.memfd_create("mpengine-crash", os.MFD_CLOEXEC)
-            ours = (bell_r, bell_w, leash_r, leash_w, crash_fd)
-            descriptors.own(*ours)
-            undo.callback(descriptors.close, *ours)
+            with descriptors.no_fork:
+                bell_r, bell_w = _owned(undo, *os.pipe2(os.O_CLOEXEC))
+                leash_r, leash_w = _owned(undo, *leash.make())
+                (crash_fd,) = _owned(undo, os.memfd_create("mpengine-crash", os.MFD_CLOEXEC))
             for fd in (bell_r, bell_w):
                 os.set_blocking(fd, False)
             ends = WorkerEnds(
@@ -215,8 +213,9 @@ class Supervisor:
             undo.callback(process.kill)
             pid = process.pid
             assert pid is not None
-            pidfd = os.pidfd_open(pid)
-            descriptors.own(pidfd)
+            with descriptors.no_fork:
+                pidfd = os.pidfd_open(pid)
+                descriptors.own(pidfd)
             descriptors.close(bell_w)  # so that its closing at the other side is seen
             undo.pop_all()
             return WorkerHandle(
@@ -272,6 +271,13 @@ class Supervisor:
         """No more starts. The launcher ends when it has done what it was asked."""
         if self._launcher is not None:
             self._requests.put(None)
+
+
+def _owned(undo: contextlib.ExitStack, *fds: int) -> tuple[int, ...]:
+    """Take new descriptors into care, one call at a time: the next may find that there are no more to be had."""
+    descriptors.own(*fds)
+    undo.callback(descriptors.close, *fds)
+    return fds
 
 
 def _launch_all(requests: queue.SimpleQueue[int | None], launch: Callable[[int], None], *, tracked: bool) -> None:

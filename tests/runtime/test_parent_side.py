@@ -2,6 +2,7 @@
 
 import os
 import queue
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,11 +16,13 @@ from mpengine.runtime import descriptors
 from mpengine.runtime.arena import fetch
 from mpengine.runtime.channel import LogReader, LogWriter
 from mpengine.runtime.collector import Collector
+from mpengine.runtime.inbox import Inbox
 from mpengine.runtime.outbox import MappedFunction, Outbox
 from mpengine.wire import codec
 from mpengine.wire import messages as wire
 from mpengine.wire.remote_error import pack_error
 from tests.runtime import jobs
+from tests.support import WAIT_S
 
 
 class Sink:
@@ -296,6 +299,27 @@ def test_a_forked_copy_closes_what_is_ours_and_nothing_else() -> None:
         os.close(also)
     assert not is_open(mine)
     assert not is_open(other)
+
+
+def test_a_fork_waits_until_new_descriptors_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the two, a forked copy would keep a pipe's end open that nobody knows of."""
+    made: list[int] = []
+    seen_open: list[Any] = []
+    pipe2 = os.pipe2
+
+    def pipe_with_a_fork_behind_it(flags: int) -> tuple[int, int]:
+        made[:] = pipe2(flags)
+        forking.start()
+        forking.join(0.3)  # in vain: it waits for us
+        return made[0], made[1]
+
+    forking = threading.Thread(target=lambda: seen_open.append(in_fork(lambda: [is_open(fd) for fd in made])))
+    monkeypatch.setattr(os, "pipe2", pipe_with_a_fork_behind_it)
+    inbox = Inbox()
+    monkeypatch.undo()
+    forking.join(WAIT_S)
+    assert seen_open == [[False, False]]
+    inbox.close()
 
 
 def test_closing_what_is_not_ours_does_nothing() -> None:
