@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from multiprocessing.context import BaseContext
@@ -45,7 +46,7 @@ class Options:
         max_pending: int | None,
         timeout: float | None,
         retries: int,
-        memory_limit: int | None,
+        memory_limit: int | str | None,
         threads_per_worker: int | None,
         stop_grace: float,
         observers: Iterable[Observer],
@@ -55,6 +56,7 @@ class Options:
         _whole("max_workers", max_workers, 1)
         _whole("max_tasks_per_child", max_tasks_per_child, 1)
         _whole("max_pending", max_pending, 1)
+        memory_limit = size_bytes("memory_limit", memory_limit)
         _whole("memory_limit", memory_limit, 1)
         _whole("threads_per_worker", threads_per_worker, 1)
         _whole("retries", retries, 0)
@@ -83,6 +85,18 @@ def _whole(name: str, value: int | None, least: int) -> None:
     if value < least:
         need = "greater than 0" if least == 1 else f"{least} or more"
         raise ValueError(f"{name} must be {need}, got {value}")
+
+
+def size_bytes(name: str, value: int | str | None) -> int | None:
+    """A size such as "2GiB", "500 MB" or "1.5G", in bytes. Units of 1024 have an i, or stand alone (G)."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?B)?|B)?\s*", value, re.IGNORECASE)
+    if match is None:
+        raise ValueError(f"{name} must be bytes or a size such as '2GiB' or '500MB', got {value!r}")
+    number, unit, suffix = match.groups()
+    step = 1000 if (suffix or "").upper() == "B" else 1024
+    return int(float(number) * step ** " KMGT".index((unit or " ").upper()))
 
 
 def _context(chosen: BaseContext | str | None) -> BaseContext:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from mpengine import Engine, EngineBroken, EngineClosed, Job, JobExpired, JobLost, cpu_count
+from mpengine.options import size_bytes
 from tests.api import jobs
 from tests.runtime.fixtures import MakeEngine
 from tests.support import WAIT_S, run_python
@@ -34,6 +35,9 @@ from tests.support import WAIT_S, run_python
         ({"threads_per_worker": 0}, ValueError),
         ({"memory_limit": 0}, ValueError),
         ({"memory_limit": 1e9}, TypeError),
+        ({"memory_limit": "0"}, ValueError),
+        ({"memory_limit": "much"}, ValueError),
+        ({"memory_limit": "2 GiBs"}, ValueError),
         ({"observers": [3]}, TypeError),
         ({"unknown": 1}, TypeError),
     ],
@@ -42,6 +46,22 @@ from tests.support import WAIT_S, run_python
 def test_an_engine_refuses_what_makes_no_sense(options: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error):
         Engine(**options)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("2GiB", 2 << 30),
+        ("2 gib", 2 << 30),
+        ("1.5G", 3 << 29),
+        ("500MB", 500_000_000),
+        ("4096", 4096),
+        ("4096B", 4096),
+        ("64k", 1 << 16),
+    ],
+)
+def test_a_size_in_words(text: str, size: int) -> None:
+    assert size_bytes("memory_limit", text) == size
 
 
 def test_the_signature_is_a_superset_of_process_pool_executors() -> None:
