@@ -58,9 +58,10 @@ class Engine(concurrent.futures.Executor):
         max_pending: Accepted jobs not yet started, above which `submit` and `dispatch` block; None: no bound.
         timeout: Seconds an attempt of a job may run, unless the job says otherwise; None: for ever.
         retries: Further attempts of a job after its first, unless the job says otherwise.
-        memory_limit: Bytes that a worker and the processes below it may hold, shared pages counted once. Past it, it is
-            killed, and the job it runs ends with MemoryLimitExceeded; a worker that keeps more between jobs than three
-            quarters of what it was left at its start is replaced. None: no limit.
+        memory_limit: Bytes, or a size such as "2GiB", that a worker and the processes below it may hold; shared pages
+            count once, and those a forked worker has from this program not at all. Past it, it is killed, and the job
+            it runs ends with MemoryLimitExceeded; a worker that keeps more between jobs than three quarters of what it
+            was left at its start is replaced. None: no limit.
         threads_per_worker: Threads of BLAS and OpenMP in each worker, unless the environment says otherwise; None:
             theirs to choose.
         stop_grace: Seconds a job has, once interrupted, before its worker is killed.
@@ -82,7 +83,7 @@ class Engine(concurrent.futures.Executor):
         max_pending: int | None = None,
         timeout: float | None = None,
         retries: int = 0,
-        memory_limit: int | None = None,
+        memory_limit: int | str | None = None,
         threads_per_worker: int | None = 1,
         stop_grace: float = DEFAULT_STOP_GRACE_S,
         observers: Iterable[Observer] = (),

@@ -69,6 +69,7 @@ class WorkerHandle:
     start_error: BaseException | None = None
     family: list[psutil.Process] = field(default_factory=list)  # below it, when it was asked to end
     weigh_at: float = 0.0  # when to look at its memory again
+    inherited: int = 0  # bytes it shared with others when it was ready, if there is a memory limit
     memory: int = 0  # bytes it held when it was killed for that
     deaf_since: float | None = None  # when its end of the bell was found closed
 

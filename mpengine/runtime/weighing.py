@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from typing import NamedTuple
 
 FASTEST_GROWTH = 4 << 30  # bytes a second: what one process can touch
 SOONEST_S = 0.005
@@ -22,16 +23,24 @@ def resident_bytes(pid: int) -> int:
     return 0
 
 
-def proportional_bytes(pid: int) -> int:
-    """Resident memory now, each shared page divided among those that share it; 0 if it cannot be told.
+class Portions(NamedTuple):
+    """What a process holds, in bytes: `proportional` divides each shared page among those that share it."""
 
-    Slower than `resident_bytes`: the kernel walks the page tables.
-    """
+    proportional: int = 0
+    private: int = 0
+    shared: int = 0
+
+
+def portions(pid: int) -> Portions:
+    """What it holds now; zeros if that cannot be told. Slower than `resident_bytes`: the kernel walks page tables."""
+    found = dict.fromkeys((b"Pss", b"Private_Clean", b"Private_Dirty", b"Shared_Clean", b"Shared_Dirty"), 0)
     with contextlib.suppress(OSError, IndexError, ValueError), open(f"/proc/{pid}/smaps_rollup", "rb") as rollup:
         for line in rollup:
-            if line.startswith(b"Pss:"):
-                return int(line.split()[1]) * 1024
-    return 0
+            name, _, value = line.partition(b":")
+            if name in found:
+                found[name] = int(value.split()[0]) * 1024
+    pss, *private_and_shared = found.values()
+    return Portions(pss, sum(private_and_shared[:2]), sum(private_and_shared[2:]))
 
 
 def family(pid: int) -> list[int]:
@@ -45,14 +54,22 @@ def family(pid: int) -> list[int]:
     return found
 
 
-def weigh(pid: int, limit: int) -> tuple[int, float]:
+def weigh(pid: int, limit: int, inherited: int = 0) -> tuple[int, float]:
     """Bytes held by a worker and all below it, and seconds until they can be more than the limit.
 
-    Shared pages, such as those that forked children have in common, are counted once; but only where that matters, for
-    it takes longer.
+    Shared pages, such as those that forked children have in common, are counted once, and what the worker had from its
+    own parent when it was forked not at all; but only where that matters, for it takes longer.
+
+    Args:
+        inherited: Bytes that the worker shared with others when it was ready.
     """
     members = family(pid)
     size = sum(map(resident_bytes, members))
     if size > limit:
-        size = sum(map(proportional_bytes, members)) or size  # 0: it has ended, or this kernel does not tell
+        held = [portions(member) for member in members]
+        proportional = sum(one.proportional for one in held)
+        if proportional:  # 0: it has ended, or this kernel does not tell
+            # Which of the shared pages are inherited, nobody tells. All of them together are not counted more than
+            # once in the sum, so without them it is too small rather than too large; what is private is its own.
+            size = max(proportional - inherited, sum(one.private for one in held))
     return size, min(LATEST_S, max(SOONEST_S, (limit - size) / FASTEST_GROWTH))

@@ -27,7 +27,7 @@ from mpengine.runtime.clock import monotonic
 from mpengine.runtime.ends import WorkerEnds
 from mpengine.runtime.running import Runner
 from mpengine.runtime.signals import INTERRUPT_SIGNAL, STACK_SIGNAL
-from mpengine.runtime.weighing import resident_bytes
+from mpengine.runtime.weighing import portions, resident_bytes
 from mpengine.wire import messages as wire
 from mpengine.wire.remote_error import pack_error
 
@@ -125,9 +125,10 @@ class Worker:
             self._log.commit(wire.START_FAILED, pack_error(error, tb))
             self.ring()
             return False
+        gc.freeze()  # a collection would write to every page that a forked worker shares with its parent
         if ends.memory_limit is not None:
-            size = resident_bytes(os.getpid())
-            self._heavy_from = size + _ROOM * max(0, ends.memory_limit - size)
+            own = portions(os.getpid()).private
+            self._heavy_from = resident_bytes(os.getpid()) + _ROOM * max(0, ends.memory_limit - own)
         signal.signal(INTERRUPT_SIGNAL, self._runner.on_signal)
         current.provide(self._runner.describe)
         self._log.commit(wire.READY)

@@ -162,6 +162,8 @@ class Workforce:
 
     def _ready(self, handle: WorkerHandle) -> None:
         handle.state = WorkerState.READY
+        if self._memory_limit is not None:
+            handle.inherited = weighing.portions(handle.pid).shared
         self._reschedule()
         if self._observers:
             self._observers.emit(WorkerReady(handle.pid, monotonic()))
@@ -331,7 +333,7 @@ class Workforce:
         for handle in self._supervisor.alive():
             if _is_at_work(handle) and now >= handle.weigh_at:
                 seen = self.board(handle)[:2]
-                size, soon = weighing.weigh(handle.pid, limit)
+                size, soon = weighing.weigh(handle.pid, limit, handle.inherited)
                 handle.weigh_at = now + soon
                 if size > limit:
                     self._end_heavy(handle, seen, limit)
@@ -345,7 +347,7 @@ class Workforce:
         handle.stop()
         self.collect(handle)
         self._book()
-        size, _ = weighing.weigh(handle.pid, limit)
+        size, _ = weighing.weigh(handle.pid, limit, handle.inherited)
         job = self.job_of(handle)[0]
         if size <= limit or (job is not None and self.board(handle)[:2] != seen):
             handle.send(signal.SIGCONT)

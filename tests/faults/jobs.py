@@ -218,6 +218,14 @@ def leave_behind(size: int) -> int:
     return os.getpid()
 
 
+def work_a_while(seconds: float) -> int:
+    """Be busy for so long; returns its pid."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        sum(range(100))
+    return os.getpid()
+
+
 def have_a_child_hold(size: int) -> int:
     """As `hold_at_once`, in a process below the worker, which stays until it is killed."""
     code = f"import signal; held = b'1' * {size}; signal.pause()"

@@ -12,7 +12,7 @@ from mpengine import Engine, Job, JobLost, MemoryLimitExceeded
 from mpengine.runtime.weighing import family, resident_bytes, weigh
 from tests.faults import jobs
 from tests.runtime.fixtures import MakeEngine, wait_ready
-from tests.support import WAIT_S, wait_gone
+from tests.support import WAIT_S, run_python, wait_gone
 
 MIB = 1 << 20
 LIMIT = 500 * MIB  # a worker that was forked from the tests' own process has a good part of that from the start
@@ -69,6 +69,22 @@ def test_what_is_below_the_worker_counts(make_engine: MakeEngine) -> None:
 def test_pages_that_processes_share_count_once(make_engine: MakeEngine) -> None:
     engine = make_engine(1, memory_limit=LIMIT)
     assert engine.submit(jobs.share_with_children, 200 * MIB, 4).result(WAIT_S) == 200 * MIB
+
+
+def test_what_a_forked_worker_has_from_a_large_program_is_not_its_own() -> None:
+    code = (
+        "from mpengine import Engine, MemoryLimitExceeded\nfrom tests.faults import jobs\n"
+        "held = b'1' * (600 << 20)\n"
+        "with Engine(2, 'fork', memory_limit='300MiB') as engine:\n"
+        "    pids = {engine.submit(jobs.work_a_while, 0.05).result() for _ in range(20)}\n"
+        "    assert len(pids) <= 2, 'none has grown'\n"
+        "    assert engine.submit(jobs.share_with_children, 100 << 20, 3).result() == 100 << 20\n"
+        "    error = engine.submit(jobs.hold_at_once, 800 << 20).exception()\n"
+        "    assert type(error) is MemoryLimitExceeded, error\n"
+        "    print(engine.stats().lost)\n"
+    )
+    done = run_python("-c", code)
+    assert (done.stdout, done.stderr) == ("1\n", "")
 
 
 def test_a_worker_that_has_merely_grown_makes_way_and_no_job_is_lost(make_engine: MakeEngine) -> None:
