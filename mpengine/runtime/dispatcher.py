@@ -360,6 +360,8 @@ class Dispatcher:
         broken.__cause__ = cause
         self.admission.break_with(broken)
         self.workforce.broken = True
+        self._book()
+        self.workforce.close_offers()
         self._tell(ev.Broke(broken))
         for handle in self.supervisor.alive():
             self.supervisor.kill(handle, "the engine is broken")
@@ -376,6 +378,7 @@ class Dispatcher:
 
     def _finish(self) -> None:
         if self.books.open:
+            self.workforce.close_offers()
             self._tell(ev.Broke(EngineClosed("the engine was shut down while a worker could not be ended")))
         self.report = self.interim_report()
 

@@ -15,7 +15,7 @@ from mpengine.core import actions as do
 from mpengine.core import events as ev
 from mpengine.core.books import Books
 from mpengine.core.policy import RestartIntensity, Rung
-from mpengine.core.records import Batch
+from mpengine.core.records import Batch, Report
 from mpengine.core.verdicts import human_bytes
 from mpengine.errors import WorkerStartError
 from mpengine.observing import Observers, WorkerEnded, WorkerReady, WorkerStarted
@@ -159,6 +159,14 @@ class Workforce:
             batch = self._books.batches.get(seq)
             record = None if batch is None or not batch.lone else batch.records[0]
         return None if record is None else cast(LoneSink, record.sink)
+
+    def close_offers(self) -> None:
+        """Everything is about to end: no attendant takes a value from now on, and what one has is that job's end."""
+        for batch in list(self._books.batches.values()):
+            taken = cast(LoneSink, batch.records[0].sink).offered() if batch.lone else None
+            if taken is not None:
+                self.collector.handed_over += 1
+                self._tell(ev.Reported(batch.worker or 0, batch.seq, [Report(0, taken[0], handed_over=True)]))
 
     def _ready(self, handle: WorkerHandle) -> None:
         handle.state = WorkerState.READY

@@ -107,6 +107,19 @@ def test_counts_and_ids_know_of_what_its_owner_has(quiet: Engine) -> None:
     assert quiet.shutdown().finished == before + ROUNDS - 1
 
 
+def test_what_its_owner_has_is_the_outcome_though_the_engine_breaks_before_it_hears_of_it(
+    quiet: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle_down(quiet)
+    monkeypatch.setattr(quiet._dispatcher.workforce, "collect", lambda handle: None)
+    future = quiet.submit(jobs.square, 3)
+    assert future.result() == 9
+    quiet._dispatcher.post(lambda: quiet._dispatcher._break("for a test", ValueError("it must")))
+    outcome = future.outcome(WAIT_S)
+    assert (outcome.status, outcome.value) == ("succeeded", 9)
+    assert quiet.stats().succeeded == quiet.shutdown().finished
+
+
 def test_threads_that_each_wait_for_their_own(make_engine: MakeEngine) -> None:
     engine = make_engine()
     wrong: list[Any] = []
