@@ -5,6 +5,9 @@ When the last write end is closed, because the parent closed it or died in whate
 even while C code holds the GIL. Owner and signal belong to the open file description, so there is one pipe a worker;
 and the parent keeps the read end open too, so that the group can still be ended when the worker itself is gone: its
 group id may by then belong to somebody else, but the description holds on to the right one.
+
+Before that, the pipe holds the worker back until the parent has a pidfd for it. A worker may be there for a job of
+microseconds; one that had come and gone before the parent could watch it would take with it what it had logged.
 """
 
 from __future__ import annotations
@@ -18,6 +21,17 @@ import signal
 def make() -> tuple[int, int]:
     """A new leash: (read end for the worker, write end for the parent)."""
     return os.pipe2(os.O_CLOEXEC)
+
+
+def take_hold(write_fd: int) -> None:
+    """In the parent: the worker can be watched now, and may begin."""
+    os.write(write_fd, b"\0")
+
+
+def wait_to_be_held(read_fd: int) -> None:
+    """In the worker, before it does anything. Does not return if the parent is gone, or does not want it any more."""
+    if not os.read(read_fd, 1):
+        os._exit(1)
 
 
 def arm(read_fd: int) -> None:

@@ -217,6 +217,7 @@ class Supervisor:
             with descriptors.no_fork:
                 pidfd = os.pidfd_open(pid)
                 descriptors.own(pidfd)
+            leash.take_hold(leash_w)
             descriptors.close(bell_w)  # so that its closing at the other side is seen
             undo.pop_all()
             return WorkerHandle(

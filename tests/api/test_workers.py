@@ -1,5 +1,6 @@
 """Workers as users see them: initializers, recycling, engines that break, `stats` and `workers`."""
 
+import contextlib
 import os
 import time
 from collections import Counter
@@ -13,7 +14,7 @@ from tests.api import jobs
 from tests.api.support import keep
 from tests.runtime.fixtures import MakeEngine, wait_ready
 from tests.runtime.gates import Gate
-from tests.support import WAIT_S, wait_for
+from tests.support import WAIT_S, is_running, wait_for
 
 # ---- initializers ----------------------------------------------------------------------------------------
 
@@ -257,3 +258,27 @@ def test_a_worker_has_a_name_and_is_no_daemon(engine: Engine) -> None:
     name, daemon = engine.submit(who).result(WAIT_S)
     assert name.startswith(engine._options.name)
     assert not daemon
+
+
+def test_a_worker_does_nothing_before_the_engine_can_see_its_end(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that ran its few jobs and was gone before that took them with it: nobody had read its log."""
+    pidfd_open = os.pidfd_open
+
+    def open_late(pid: int) -> int:
+        with contextlib.suppress(AssertionError):
+            wait_for(lambda: not is_running(pid), 0.3)  # in vain: it waits for us
+        return pidfd_open(pid)
+
+    monkeypatch.setattr(os, "pidfd_open", open_late)
+    engine = make_engine(1, max_tasks_per_child=1)
+    assert [future.result(WAIT_S) for future in [engine.submit(jobs.square, n) for n in range(4)]] == [0, 1, 4, 9]
+    engine.shutdown()
+
+
+@pytest.mark.slow
+def test_many_jobs_through_workers_of_seven_each(make_engine: MakeEngine) -> None:
+    engine = make_engine(2, max_tasks_per_child=7)
+    values = [outcome.unwrap() for outcome in engine.run(Job(jobs.square, (n,)) for n in range(2_000))]
+    assert sorted(values) == [n * n for n in range(2_000)]
