@@ -12,6 +12,7 @@ collected, closes its source, and the thread ends with the next item, or at once
 from __future__ import annotations
 
 import contextvars
+import itertools
 import queue
 import threading
 from abc import ABC, abstractmethod
@@ -35,6 +36,7 @@ AHEAD_BYTES = 64 << 20  # the same for large ones
 TURN_S = 0.005  # a consumer's turn of drawing ends after this long when results are waiting
 GATHER_S = 0.001  # items are sent at least this often while they are drawn
 MOST_BYTES = 1 << 20  # of arguments sent at once
+BULK = 1024  # items of a list drawn at once, as long as they are plain values
 _QUANTUM_BITS = 3  # a full window is refilled by an eighth at least: one by one, each job would be a batch
 
 _SURE = (list, tuple, range, set, frozenset, dict, deque, str, bytes, bytearray)
@@ -51,7 +53,7 @@ def never_blocks(iterable: Iterable[Any]) -> bool:
 class Source(ABC):
     """What the drawing of jobs and of calls have in common: the window, the sending, the end.
 
-    The lock guards what is gathered and all counts; user code never runs under it.
+    The lock guards the sending and all counts; user code never runs under it.
 
     Args:
         sure: The input never blocks: `pull` draws. Else a thread of this source does.
@@ -70,6 +72,8 @@ class Source(ABC):
         self._room: queue.SimpleQueue[None] = queue.SimpleQueue()  # a word to it; may be put from a finalizer
         self._ahead = 0  # jobs drawn and not handed out
         self._ahead_bytes = 0  # of their arguments, as long as they have no result
+        self._gathered: list[Any] = []  # drawn, made ready, and not sent
+        self._bytes = 0  # about so many of those
         self._unanswered = 0  # jobs sent and not received back
         self._drawn = 0  # jobs, ever
         self._ended = False
@@ -93,11 +97,11 @@ class Source(ABC):
         while not self._ended and self._has_room() and (self.mailbox.empty() or monotonic() - since < TURN_S):
             self._draw_some()
 
-    def received(self, jobs: int, size: int = 0) -> None:
-        """Results of so many jobs, with so many bytes of arguments, have arrived with the consumer."""
+    def received(self, jobs: int) -> None:
+        """Results of so many jobs have arrived with the consumer."""
         with self._lock:
+            self._ahead_bytes -= self._ahead_bytes * jobs // self._unanswered  # their share of it
             self._unanswered -= jobs
-            self._ahead_bytes -= size
             if self._is_hungry():
                 self._send()  # nobody else would, if the input blocks now
 
@@ -139,51 +143,62 @@ class Source(ABC):
 
     def _draw_some(self) -> None:
         """Draw and send one lot, in the consumer's turn."""
-        most = self._lot()
-        started = monotonic()
         try:
-            for item in self._items:
-                if self._add(self._prepare(item), most) or monotonic() - started > GATHER_S:
-                    self._send()
-                    return
+            more = self._gather(self._lot())
         except BaseException as error:  # the input's own, or an argument's that cannot be pickled
             self._end(error)
         else:
-            self._end(None)
+            if more:
+                self._send()
+            else:
+                self._end(None)
+
+    def _gather(self, most: int) -> bool:
+        """Draw up to so many items; False: there are no more. Ends early when they are slow to pickle, or large."""
+        started = monotonic()
+        for item in itertools.islice(self._items, most):
+            self._gathered.append(self._prepare(item))
+            if len(self._gathered) >= most:
+                return True
+            if self._bytes > MOST_BYTES or monotonic() - started > GATHER_S:
+                return True
+        return False
 
     def _draw_all(self) -> None:
         """Draw and send all of it, in the drawer thread."""
-        most = self._lot()
-        started = monotonic()
+        lot, most, sent_at = 1, self._lot(), monotonic()
         try:
-            for item in self._items:
-                prepared = self._prepare(item)
-                now = monotonic()
-                with self._lock:
-                    if self._add(prepared, most) or self._is_hungry() or now - started > GATHER_S:
-                        self._send()
-                        most, started = self._lot(), now
-                del item, prepared
-                self._wait_for_room()
-                if self.mailbox.closed:
+            while self._wait_for_room():
+                started = monotonic()
+                if sum(map(self._take_in, itertools.islice(self._items, lot))) < lot:
                     break
+                now = monotonic()
+                hungry = self._is_hungry()
+                if hungry or len(self._gathered) >= most or self._bytes > MOST_BYTES or now - sent_at > GATHER_S:
+                    with self._lock:
+                        self._send()
+                    most, sent_at = self._lot(), now
+                # The time is looked at again after a quarter of what it may take; one by one while nothing is known.
+                fits = int(GATHER_S / 4 * lot / max(now - started, 1e-6))
+                lot = 1 if hungry else max(1, min(2 * lot, fits, most - len(self._gathered)))
         except BaseException as error:
             self._end(error)
         else:
             self._end(None)
 
-    def _wait_for_room(self) -> None:
-        """In the drawer thread: until the window has room, or nobody wants more."""
+    def _take_in(self, item: Any) -> int:
+        self._gathered.append(self._prepare(item))
+        return 1
+
+    def _wait_for_room(self) -> bool:
+        """In the drawer thread: until the window has room; False: nobody wants more."""
         while not self.mailbox.closed:
             with self._lock:
-                if self._gathered() or self._has_room():
-                    return
+                if self._gathered or self._has_room():
+                    return True
                 self._waits = True
             self._room.get()
-
-    @abstractmethod
-    def _gathered(self) -> bool:
-        """Whether a lot is being gathered, for which there was room."""
+        return False
 
     @abstractmethod
     def _lot(self) -> int:
@@ -191,22 +206,21 @@ class Source(ABC):
 
     @abstractmethod
     def _prepare(self, item: Any) -> Any:
-        """Make an item ready to be sent: what could change later is pickled now. User code: without the lock."""
+        """Make an item ready to be sent: what could change later is pickled now. Adds to `_bytes`. User code."""
 
     @abstractmethod
-    def _add(self, prepared: Any, most: int) -> bool:
-        """Add it to what is gathered; True: that is enough for one lot. With the lock, if it is shared."""
-
-    @abstractmethod
-    def _take(self) -> tuple[list[Entry], int, int] | None:
-        """What is gathered, as entries for the ledger, with the number of jobs and their bytes."""
+    def _pack(self, prepared: list[Any]) -> tuple[list[Entry], int]:
+        """Prepared items as entries for the ledger, and their bytes. With the lock, if it is shared."""
 
     def _send(self) -> None:
-        """Send what is gathered. With the lock, if it is shared."""
-        taken = self._take()
-        if taken is None:
+        """Send what is gathered. With the lock, if it is shared: the drawer thread adds to what is gathered without."""
+        jobs = len(self._gathered)
+        if not jobs:
             return
-        entries, jobs, size = taken
+        prepared = self._gathered[:jobs]
+        del self._gathered[:jobs]
+        self._bytes = 0
+        entries, size = self._pack(prepared)
         self._dispatcher.admission.admit(entries, jobs, block=False)
         self._ahead += jobs
         self._ahead_bytes += size
@@ -247,50 +261,73 @@ class CallSource(Source):
         super().__init__(dispatcher, items, sure=sure, buffersize=buffersize)
         self._fn = fn
         self._key = key
-        self._values: list[Any] = []
-        self._flags: bytearray | None = None
-        self._bytes = 0
+        self._in_bulk = not fn.star  # all items so far were plain values
+        # What was ever gathered besides numbers. Noted before the item is: whoever sends it must know.
+        self._kinds: set[type] = set()
 
     def _lot(self) -> int:
         return max(1, min(self._window() - self._ahead, self._dispatcher.books.pace.calls(self._key)))
 
-    def _gathered(self) -> bool:
-        return bool(self._values)
+    def _gather(self, most: int) -> bool:
+        """As in `Source`; plain values are drawn without a look at each."""
+        gathered = self._gathered
+        while self._in_bulk and len(gathered) < most:
+            known, wanted = len(gathered), min(BULK, most - len(gathered))
+            try:
+                gathered.extend(itertools.islice(self._items, wanted))
+            except Exception as error:  # a dict that was changed, say
+                self._items = _raising(error)
+                self._in_bulk = False
+            new = gathered[known:]
+            kinds = set(map(type, new))
+            self._kinds |= kinds - _INLINE_ATOMS
+            if not kinds <= codec.ATOMS or (not kinds <= _INLINE_ATOMS and _text_bytes(new) > MOST_BYTES):
+                self._in_bulk = False
+                self._items = itertools.chain(new, self._items)  # each is to be looked at, and these, too
+                del gathered[known:]
+            if self._in_bulk and len(new) < wanted:
+                return False
+        return len(gathered) >= most or super()._gather(most - len(gathered))
 
     def _prepare(self, item: Any) -> Any:
-        if type(item) in _INLINE_ATOMS or (self._fn.star and all(type(part) in _INLINE_ATOMS for part in item)):
+        kind = type(item)
+        if kind in _INLINE_ATOMS or (self._fn.star and all(type(part) in _INLINE_ATOMS for part in item)):
             return item
-        return _Pickled(codec.dumps(item))
+        if kind is str or kind is bytes:
+            self._bytes += len(item)
+            self._kinds.add(kind)
+            return item
+        blob = codec.dumps(item)
+        self._bytes += len(blob)
+        self._kinds.add(_Pickled)
+        return _Pickled(blob)
 
-    def _add(self, prepared: Any, most: int) -> bool:
-        values = self._values
-        if type(prepared) is _Pickled:
-            if self._flags is None:
-                self._flags = bytearray()
-            self._flags.extend(bytes(len(values) - len(self._flags)))
-            self._flags.append(1)
-            self._bytes += len(prepared.blob)
-            values.append(prepared.blob)
-        else:
-            values.append(prepared)
-        return len(values) >= most or self._bytes > MOST_BYTES
-
-    def _take(self) -> tuple[list[Entry], int, int] | None:
-        count, size = len(self._values), self._bytes
-        if not count:
-            return None
-        if self._flags is not None:
-            self._flags.extend(bytes(count - len(self._flags)))
-        payload = codec.dump_values(self._values, self._flags)
-        self._values, self._flags, self._bytes = [], None, 0
+    def _pack(self, prepared: list[Any]) -> tuple[list[Entry], int]:
+        count, flags = len(prepared), None
+        if _Pickled in self._kinds and _Pickled in set(map(type, prepared)):
+            flags = bytearray(type(item) is _Pickled for item in prepared)
+            prepared = [item.blob if type(item) is _Pickled else item for item in prepared]
+        size = _text_bytes(prepared) if self._kinds else 0
+        payload = codec.dump_values(prepared, flags)
         span = Span(self.mailbox, self._fn, payload, position=self._drawn, first=0, stop=count, key=self._key)
-        return [span], count, size
+        return [span], size
 
     def close(self) -> None:
         """As in `Source`; and the function's room is free."""
         if not self.mailbox.closed:
             super().close()
             self._dispatcher.finish_function(self._fn)
+
+
+def _raising(error: Exception) -> Iterator[Any]:
+    """An input that gives no more than this error."""
+    yield from ()
+    raise error
+
+
+def _text_bytes(values: list[Any]) -> int:
+    """Of the strings and bytes among them."""
+    return sum(len(value) for value in values if isinstance(value, str | bytes))
 
 
 class _Pickled:
@@ -321,28 +358,16 @@ class JobSource(Source):
         super().__init__(dispatcher, items, sure=sure, buffersize=buffersize)
         self._admit = admit
         self._tell_drawn = drawn
-        self._records: list[Entry] = []
-        self._bytes = 0
 
     def _lot(self) -> int:
         return max(1, min(self._window() - self._ahead, MAX_ITEMS))
 
-    def _gathered(self) -> bool:
-        return bool(self._records)
-
     def _prepare(self, item: Any) -> Record:
-        return self._admit(item, self.mailbox)
+        record = self._admit(item, self.mailbox)
+        self._key = record.key
+        self._bytes += record.size
+        self._tell_drawn(record)
+        return record
 
-    def _add(self, prepared: Record, most: int) -> bool:
-        self._key = prepared.key
-        self._records.append(prepared)
-        self._tell_drawn(prepared)
-        self._bytes += prepared.size
-        return len(self._records) >= most or self._bytes > MOST_BYTES
-
-    def _take(self) -> tuple[list[Entry], int, int] | None:
-        if not self._records:
-            return None
-        taken = (self._records, len(self._records), self._bytes)
-        self._records, self._bytes = [], 0
-        return taken
+    def _pack(self, prepared: list[Any]) -> tuple[list[Entry], int]:
+        return prepared, sum(record.size for record in prepared)

@@ -76,8 +76,8 @@ class MapStream(_Stream):
         self._early: dict[int, tuple[int, Any, BaseException | None]] = {}
         source.start()
 
-    def chunks(self) -> Iterator[list[Any]]:
-        """Lists of values, each reversed, so that its consumer can pop them and keep no reference."""
+    def chunks(self) -> Iterator[tuple[list[Any], bool]]:
+        """Lists of values. Those that are not plain are reversed: to be popped, so that no reference to one is kept."""
         while True:
             self._source.pull()
             arrived = self._arrived()
@@ -88,12 +88,14 @@ class MapStream(_Stream):
             del arrived
             if error is not None:
                 raise error
-            values, problem = _unpacked(blob)
+            values, plain, problem = _unpacked(blob)
             del blob
-            values.reverse()
+            if self.counts_each or not plain:
+                plain = False
+                values.reverse()
             if not self.counts_each:
                 self.handed_out(count)
-            yield values
+            yield values, plain
             if problem is not None:
                 raise problem
 
@@ -114,11 +116,11 @@ class MapStream(_Stream):
         return arrived
 
 
-def _unpacked(blob: bytes) -> tuple[list[Any], BaseException | None]:
-    """The values up to the first that cannot be rebuilt, and its error."""
+def _unpacked(blob: bytes) -> tuple[list[Any], bool, BaseException | None]:
+    """The values up to the first that cannot be rebuilt, whether all are plain, and that one's error."""
     values, flags = codec.load_values(blob)
     if flags is None:
-        return values, None
+        return values, True, None
     for index, flag in enumerate(flags):
         if flag:
             try:
@@ -126,8 +128,8 @@ def _unpacked(blob: bytes) -> tuple[list[Any], BaseException | None]:
             except BaseException as error:  # a user's object may raise anything while it is rebuilt
                 error.add_note("mpengine: the value of a mapped call cannot be unpickled here")
                 del values[index:]
-                return values, error
-    return values, None
+                return values, False, error
+    return values, False, None
 
 
 class RunStream(_Stream):
@@ -175,7 +177,7 @@ class RunStream(_Stream):
                 return None
             record, outcome = received
             self._received += 1
-            self._source.received(1, record.size)
+            self._source.received(1)
             if not self._ordered:
                 arrived: Outcome = outcome
                 return arrived
@@ -217,7 +219,10 @@ def _started(generator: Generator[Any, None, None]) -> Generator[Any, None, None
 def _values(stream: MapStream, engine: object) -> Generator[Any, None, None]:
     try:
         yield
-        for values in stream.chunks():
+        for values, plain in stream.chunks():
+            if plain:
+                yield from values
+                continue
             while values:
                 if stream.counts_each:
                     stream.handed_out(1)

@@ -126,8 +126,10 @@ class Patrol:
             return
         assert batch.worker is not None
         stuck = now - batch.index_since >= STUCK_S
-        if stuck and batch.span is not None and index > batch.done:
+        if batch.span is not None and index > batch.done and (stuck or batch.done == batch.done_before):
+            # It holds back values that it had at the last look: its calls have become slow.
             self._books.emit(do.Flush(batch.worker, batch.seq))
+        batch.done_before = batch.done
         if index + 1 >= batch.size:
             return
         if batch.revoked_at is None:

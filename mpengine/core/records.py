@@ -156,8 +156,8 @@ class Batch:
     """What one worker claims at once. See the module's text for `done` and `index`."""
 
     __slots__ = (
-        "check_at", "done", "index", "index_since", "interrupted", "kill_at", "killed", "lone", "records", "revoked_at",
-        "sent_at", "seq", "size", "span", "worker",
+        "check_at", "done", "done_before", "index", "index_since", "interrupted", "kill_at", "killed", "lone",
+        "records", "revoked_at", "sent_at", "seq", "size", "span", "worker",
     )  # fmt: skip
 
     def __init__(
@@ -170,6 +170,7 @@ class Batch:
         self.size = len(span) if span is not None else len(records)
         self.sent_at = now
         self.done = 0
+        self.done_before = -1  # when it was last looked at
         self.index = -1
         self.index_since = now
         self.worker: int | None = None

@@ -151,6 +151,7 @@ class LogWriter(_Mapped):
         super().__init__(fd)
         os.lseek(fd, _FAR, os.SEEK_SET)
         self.row = self._view[: wire.TICKET.size]
+        self.cells = self._map  # single bytes of the row: cheaper to get at than words
         self._ring = ring
         self._wait = wait
         self._committed = self.words[wire.COMMITTED]

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import pickle
 import struct
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -62,6 +63,12 @@ VALUES = 7
 GAVE_BACK = 8
 LEAVING = 9
 OFFERED = 10  # a value that may be in an answer, too
+
+
+# The low bytes of two words: of 256 items in a row, all but the first are marked and looked at with these alone.
+_LOW = 0 if sys.byteorder == "little" else 7
+STARTED_LOW = 8 * STARTED + _LOW
+REVOKED_LOW = 8 * REVOKED + _LOW
 
 
 def started_word(batch: int, index: int) -> int:

@@ -5,12 +5,13 @@ import functools
 import itertools
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
 
 from mpengine import Engine, EngineClosed
+from mpengine.drawing import Source
 from tests.api import jobs
 from tests.api.support import keep
 from tests.runtime.fixtures import MakeEngine
@@ -117,6 +118,33 @@ def test_free_calls_of_a_consumer_that_thinks_are_bounded_too(engine: Engine) ->
     wait_for(has_stopped, about="the drawing to stop")
     assert given.drawn < WINDOW
     values.close()
+
+
+@pytest.mark.parametrize("form", [list, iter])
+def test_large_arguments_narrow_the_window_only_while_they_are_on_their_way(
+    engine: Engine, form: Callable[[list[str]], Iterable[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources: list[Source] = []
+    start = Source.start
+
+    def note_and_start(source: Source) -> None:
+        sources.append(source)
+        start(source)
+
+    monkeypatch.setattr(Source, "start", note_and_start)
+    assert sum(engine.map(len, form(["x" * (1 << 19)] * 200))) == 200 << 19
+    assert sources[0]._ahead_bytes == 0
+
+
+@pytest.mark.parametrize("first", [0, "a string", (1, 2)])
+def test_what_was_drawn_before_the_input_failed_is_worth_its_values(engine: Engine, first: Any) -> None:
+    given = dict.fromkeys([first, *range(1, 200_000)])
+    values = engine.map(str, given)
+    got = [next(values)]
+    given["one more"] = None
+    with pytest.raises(RuntimeError, match="changed size"):
+        got.extend(values)
+    assert got == [str(key) for key in itertools.islice(given, len(got))]
 
 
 @pytest.mark.parametrize("buffersize", [1, 3, 10])

@@ -372,6 +372,19 @@ def test_values_held_back_behind_a_long_call_are_asked_for() -> None:
     assert sink.values == {0: 0}
 
 
+def test_values_that_were_held_back_at_the_last_look_are_asked_for() -> None:
+    """No call is long, but all have become slow: a group that was made for fast ones would hold them for seconds."""
+    scene = Scene()
+    scene.accept(make_span(100, sink=MapSink()))
+    calls = 0
+    while not scene.all_asked(do.Flush):
+        scene.begin().step(End.VALUE)  # held
+        scene.begin()
+        scene.pass_time(PATROL_S)
+        calls += 1
+        assert calls * PATROL_S < IDLE_PATROL_S + 4 * PATROL_S, "nobody asks"
+
+
 def test_calls_behind_a_long_one_go_to_another_worker() -> None:
     scene = Scene(workers=2)
     sink = MapSink()

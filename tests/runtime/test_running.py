@@ -1,5 +1,6 @@
 """A worker's Runner in-process: what it logs for batches of jobs and for spans, in every ending."""
 
+import itertools
 import pickle
 import sys
 from collections.abc import Callable, Iterator
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from mpengine import JobInterrupt
+from mpengine.runtime import running
 from mpengine.runtime.channel import LogReader, LogRecord, LogWriter
 from mpengine.runtime.clock import monotonic
 from mpengine.runtime.running import Runner
@@ -300,6 +302,58 @@ def test_a_flush_logs_what_is_held_and_loses_nothing(bench: Bench, at: int, boxe
     later = summary(bench.run_span(body, list(range(50))))
     assert seen == [(n, [n] if boxed else n) for n in range(at)]
     assert seen + later == [(n, [n] if boxed else n) for n in range(50)]
+
+
+@pytest.mark.parametrize("boxed", [False, True])
+def test_a_group_that_is_too_slow_ends_with_the_call_that_runs(
+    bench: Bench, boxed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its values were asked for: from then on each is logged when it is there, until the calls are fast again."""
+    clock = itertools.count()
+    monkeypatch.setattr(running, "monotonic", lambda: 0.0)
+    seen: list[Any] = []
+
+    def hear(n: int) -> None:
+        seen.append(len(summary(bench.records())))
+        if n == 2000:
+            monkeypatch.setattr(running, "monotonic", lambda: float(next(clock)))
+            bench.reader.words[wire.FLUSH] = BATCH
+            bench.runner.on_signal(0, None)
+
+    jobs.hooks["now"] = hear
+    bench.run_span(jobs.call_hook_and_box if boxed else jobs.call_hook, list(range(2100)))
+    assert 0 in seen[1990:2000]  # held back
+    assert seen[2003:] == [1] * len(seen[2003:])
+
+
+def test_carries_the_size_of_a_group_to_the_next_span(bench: Bench) -> None:
+    bench.run_span(jobs.double, list(range(3000)))
+    records = bench.run_span(jobs.double, list(range(500)))
+    assert len([record for record in records if record.kind == wire.VALUES]) < 5
+
+
+@pytest.mark.parametrize("count", [255, 256, 257, 700])
+def test_marks_every_call_that_starts(bench: Bench, count: int) -> None:
+    seen: list[int] = []
+    jobs.hooks["now"] = lambda n: seen.append(wire.split_started(bench.reader.words[wire.STARTED])[1] - n)
+    bench.run_span(jobs.call_hook, list(range(count)))
+    assert seen == [0] * count
+
+
+@pytest.mark.parametrize("at", [0, 3, 254, 255, 256, 511])
+def test_a_revocation_stops_at_the_next_call(bench: Bench, at: int) -> None:
+    def revoke(n: int) -> None:
+        if n == at:
+            bench.reader.words[wire.REVOKED] = BATCH
+
+    jobs.hooks["now"] = revoke
+    found = summary(bench.run_span(jobs.call_hook, list(range(600))))
+    assert found == [*((n, n) for n in range(at + 1)), (at + 1, "gave back")]
+
+
+def test_a_revocation_of_an_older_batch_is_nothing(bench: Bench) -> None:
+    bench.reader.words[wire.REVOKED] = BATCH + 256  # its low byte is the same
+    assert summary(bench.run_span(jobs.double, list(range(300)))) == [(n, 2 * n) for n in range(300)]
 
 
 @pytest.mark.parametrize("body", [jobs.double, jobs.grow, jobs.fail_on_odd])
