@@ -217,7 +217,6 @@ class Supervisor:
             with descriptors.no_fork:
                 pidfd = os.pidfd_open(pid)
                 descriptors.own(pidfd)
-            leash.take_hold(leash_w)
             descriptors.close(bell_w)  # so that its closing at the other side is seen
             undo.pop_all()
             return WorkerHandle(
@@ -225,9 +224,10 @@ class Supervisor:
             )  # fmt: skip
 
     def adopt(self, handle: WorkerHandle) -> None:
-        """A handle was posted."""
+        """A handle was posted: from now on its worker is among those we watch, and may begin."""
         self.starting -= 1
         self.handles[handle.id] = handle
+        leash.take_hold(handle.leash_fds[1])
 
     # ---- ending ------------------------------------------------------------------------------------------------------
 

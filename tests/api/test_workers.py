@@ -282,3 +282,19 @@ def test_many_jobs_through_workers_of_seven_each(make_engine: MakeEngine) -> Non
     engine = make_engine(2, max_tasks_per_child=7)
     values = [outcome.unwrap() for outcome in engine.run(Job(jobs.square, (n,)) for n in range(2_000))]
     assert sorted(values) == [n * n for n in range(2_000)]
+
+
+def test_a_worker_that_has_done_something_is_among_the_workers(make_engine: MakeEngine) -> None:
+    engine = make_engine(1, max_tasks_per_child=1)
+    post = engine._dispatcher.supervisor._post
+    early: list[bool] = []
+
+    def post_late(handle: Any) -> None:
+        with contextlib.suppress(AssertionError):
+            wait_for(lambda: not is_running(handle.pid), 0.2)  # in vain: it waits until it is known
+        early.append(not is_running(handle.pid))
+        post(handle)
+
+    engine._dispatcher.supervisor._post = post_late  # type: ignore[method-assign, unused-ignore]
+    assert [future.result(WAIT_S) for future in [engine.submit(jobs.square, n) for n in range(4)]] == [0, 1, 4, 9]
+    assert early[:3] == [False] * 3
