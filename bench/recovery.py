@@ -23,7 +23,7 @@ TIMEOUTS = 1_000
 RECYCLED_JOBS = 10_000
 RECYCLE_AFTER = 7
 ROUNDS = 9
-JOBS = 400_000  # in one measurement
+JOBS = 2_000_000  # in one measurement
 LONGEST_S = 60.0
 
 

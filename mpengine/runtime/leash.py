@@ -6,8 +6,8 @@ even while C code holds the GIL. Owner and signal belong to the open file descri
 and the parent keeps the read end open too, so that the group can still be ended when the worker itself is gone: its
 group id may by then belong to somebody else, but the description holds on to the right one.
 
-Before that, the pipe holds the worker back until the parent watches it. A worker may be there for a job of microseconds;
-one that had come and gone before the parent had a pidfd for it would take with it what it had logged.
+Before that, the pipe holds the worker back until the parent watches it. A worker may be there for a job of
+microseconds; one that had come and gone before the parent had a pidfd for it would take with it what it had logged.
 """
 
 from __future__ import annotations
