@@ -1,4 +1,8 @@
-"""Signals to a worker's whole process tree."""
+"""Signals to a worker's whole process tree.
+
+A program that has no descriptor left cannot read /proc. Then only the worker itself is reached from here; what it has
+started goes with its group (see `leash`), and only what has moved to a session of its own stays.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +14,17 @@ import psutil
 
 
 def descendants(pid: int) -> list[psutil.Process]:
-    """All processes below this one, now. Empty if it is gone."""
+    """All processes below this one, now. Empty if it is gone, or if that cannot be told."""
     try:
         return psutil.Process(pid).children(recursive=True)
-    except psutil.Error:
+    except (psutil.Error, OSError):
         return []
 
 
 def send(processes: list[psutil.Process], signum: int) -> None:
     """Send a signal to those that still are the ones they were (psutil checks the start time)."""
     for process in processes:
-        with contextlib.suppress(psutil.Error):
+        with contextlib.suppress(psutil.Error, OSError):
             process.send_signal(signum)
 
 
@@ -42,5 +46,7 @@ def is_stopped(pid: int) -> bool:
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:
             return stat.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
-    except (OSError, IndexError):
+    except (FileNotFoundError, ProcessLookupError):
         return True  # it is gone, which is as still as can be
+    except OSError:
+        return False  # it cannot be told
