@@ -6,6 +6,7 @@ garbage collection could act on processes that are not its own.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 
@@ -15,6 +16,24 @@ no_fork = threading.RLock()
 
 _ours: set[int] = set()
 _kept = threading.local()  # of the forking thread, which is the one that lives on in the child
+
+
+def check_room(count: int, what: str) -> None:
+    """Raise an OSError unless so many descriptors could be opened now; other threads may take them the next moment.
+
+    Better than to run out half-way: a fork server to which a request was begun and not sent ends with a traceback.
+
+    Args:
+        what: Needs them.
+    """
+    with contextlib.ExitStack() as opened, no_fork:
+        try:
+            for _ in range(count):
+                opened.callback(os.close, os.eventfd(0, os.EFD_CLOEXEC))
+        except OSError as error:
+            raise OSError(
+                error.errno, f"{error.strerror}: {what} needs {count} descriptors; close some, or raise `ulimit -n`"
+            ) from None
 
 
 def own(*fds: int) -> None:

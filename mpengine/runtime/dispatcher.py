@@ -39,12 +39,13 @@ from mpengine.runtime.inbox import Inbox
 from mpengine.runtime.outbox import MappedFunction, Outbox
 from mpengine.runtime.process import prepare_context
 from mpengine.runtime.stopping import ShutdownReport, ShutdownRequest, Stopping
-from mpengine.runtime.supervisor import Supervisor, WorkerHandle
+from mpengine.runtime.supervisor import WORKER_DESCRIPTORS, Supervisor, WorkerHandle
 from mpengine.runtime.workforce import Workforce
 from mpengine.wire.remote_error import safe_text
 
 logger = logging.getLogger("mpengine")
 
+_DESCRIPTORS = 12  # of an engine and the resource tracker, workers aside
 _LATE = (do.Settle, do.Forget, do.Kill)  # of the actions: these can wait for the others
 _POLL_FOREVER = -1
 _LIGHT_SLEEP_S = 0.005
@@ -66,6 +67,7 @@ class Dispatcher:
 
     def __init__(self, options: Options) -> None:
         prepare_context(options.context)
+        descriptors.check_room(_DESCRIPTORS + WORKER_DESCRIPTORS, "an engine")
         self.pid = os.getpid()
         self.name = options.name
         self.started_at = monotonic()

@@ -33,6 +33,7 @@ from mpengine.runtime.outbox import Outbox
 from mpengine.runtime.process import WorkerProcess
 from mpengine.runtime.weighing import family, resident_bytes
 
+WORKER_DESCRIPTORS = 16  # of a worker while it is started, a first fork server included; half of them stay
 _STACK_WAIT_S = 0.1  # for a worker's faulthandler to write; C code with the GIL held does not delay it
 _STACK_BYTES = 1 << 16
 _STOP_WAIT_S = 0.1
@@ -195,6 +196,7 @@ class Supervisor:
             self._post(failure)
 
     def _make(self, worker: int) -> WorkerHandle:
+        descriptors.check_room(WORKER_DESCRIPTORS, "the start of a worker")
         with contextlib.ExitStack() as undo:
             log = LogReader()
             undo.callback(log.close)
