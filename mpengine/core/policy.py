@@ -47,7 +47,8 @@ class RestartIntensity:
 
     A failure is a worker that died before it was ready or while it ran nothing; one that died in a job is that
     job's affair. Any finished job shows that workers work, and starts the count anew. Those that were killed from
-    outside may be many at once and mean nothing, so these alone are reason to give up only after `patience` seconds.
+    outside may be many at once and mean nothing, and what the system has no room for today it may have in a moment; so
+    these alone are reason to give up only after `patience` seconds.
     """
 
     def __init__(self, limit: int, period: float, patience: float) -> None:
@@ -66,7 +67,7 @@ class RestartIntensity:
             self._since = None
 
     def failed(self, now: float, *, killed: bool) -> bool:
-        """A worker failed; `killed`: by SIGKILL, not by us. True: give up."""
+        """A worker failed; `killed`: from outside, or it could not even be started. True: give up."""
         if self._since is None:
             self._since = now
         self._own_failures += not killed

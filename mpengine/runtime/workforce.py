@@ -315,7 +315,7 @@ class Workforce:
         """A process could not be started."""
         self._supervisor.starting -= 1
         if isinstance(error.__cause__, OSError):  # no process or descriptor to be had: there may be, later
-            if self._supervisor.alive() or not self._intensity.failed(monotonic(), killed=False):
+            if self._supervisor.alive() or not self._intensity.failed(monotonic(), killed=True):
                 self._relaunch_at = monotonic() + RELAUNCH_S
                 self._reschedule()
                 return
