@@ -116,6 +116,15 @@ def ignore_every_exception(door: Door) -> None:
             door.announce("ignored")
 
 
+def turn_deaf() -> None:
+    """As `ignore_every_exception`, without a door."""
+    while True:
+        try:
+            time.sleep(600)
+        except BaseException:
+            continue
+
+
 def hold_the_gil(door: Door) -> None:
     """C code that does not let go of the interpreter, and that no signal wakes: a lock taken twice."""
     library = ctypes.PyDLL(None)
