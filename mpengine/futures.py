@@ -105,10 +105,13 @@ class JobFuture(concurrent.futures.Future[Any]):
         try:
             if self._batch and self._state == _RUNNING:
                 timeout = self._attend(timeout)
-            if self._state == _FINISHED and self._exception is None:
-                return self._result
-            return super().result(timeout)
+            if self._state != _FINISHED or self._exception is not None:
+                error = super().exception(timeout)
+                if error is not None:  # not `if error`, as in `Future`: it may be one that is false
+                    raise error
+            return self._result
         finally:
+            error = None
             del self  # an exception's traceback holds this frame; as in `Future`
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
