@@ -237,7 +237,7 @@ class Source(ABC):
             try:
                 self._send()
             except Exception as error:  # the engine was shut down meanwhile
-                problem = problem or error
+                problem = error if problem is None else problem
             self.mailbox.end(self._drawn, problem)
 
 
@@ -297,7 +297,13 @@ class CallSource(Source):
             self._bytes += len(item)
             self._kinds.add(kind)
             return item
-        blob = codec.dumps(item)
+        try:
+            blob = codec.dumps(item)
+        except BaseException as error:
+            call = f"call {self._drawn + len(self._gathered)} of map(`{self._fn.name}`)"
+            blame = codec.blame_arguments(item if self._fn.star else (item,), {}, error)
+            codec.annotate(error, f"mpengine: {call}: {blame}")
+            raise
         self._bytes += len(blob)
         self._kinds.add(_Pickled)
         return _Pickled(blob)

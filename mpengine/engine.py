@@ -222,7 +222,7 @@ class Engine(concurrent.futures.Executor):
         try:
             packed = codec.dumps(fn)
         except Exception as error:  # the user's function, whose parts may raise anything
-            error.add_note(f"mpengine: the mapped function `{function_name(fn)}` cannot be pickled")
+            codec.annotate(error, f"mpengine: the mapped function `{function_name(fn)}` cannot be pickled")
             return failing(error)
         star = len(iterables) != 1
         source = CallSource(

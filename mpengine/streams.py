@@ -126,7 +126,7 @@ def _unpacked(blob: bytes) -> tuple[list[Any], bool, BaseException | None]:
             try:
                 values[index] = codec.loads(values[index])
             except BaseException as error:  # a user's object may raise anything while it is rebuilt
-                error.add_note("mpengine: the value of a mapped call cannot be unpickled here")
+                codec.annotate(error, "mpengine: the value of a mapped call cannot be unpickled here")
                 del values[index:]
                 return values, False, error
     return values, False, None

@@ -106,7 +106,7 @@ class Collector:
         try:
             report.value = codec.loads(record.blob)
         except BaseException as error:  # a user's object may raise anything while it is rebuilt
-            error.add_note(self._note(record, pid, "its result cannot be unpickled here"))
+            codec.annotate(error, self._note(record, pid, "its result cannot be unpickled here"))
             report.error = error
 
     def _is_span(self, record: LogRecord) -> bool:

@@ -23,7 +23,7 @@ from mpengine.runtime.channel import LogWriter
 from mpengine.runtime.clock import monotonic
 from mpengine.wire import codec
 from mpengine.wire import messages as wire
-from mpengine.wire.remote_error import pack_error
+from mpengine.wire.remote_error import pack_error, traceback_of
 
 RING_S = 0.001  # results wait at most this long for the bell while jobs keep ending
 GROUP_S = 0.0001  # calls of a map whose values are logged together: what a crash may cause to run again
@@ -159,8 +159,8 @@ class Runner:
         return wire.VALUE, blob
 
     def _failed(self, error: BaseException) -> tuple[int, bytes]:
-        tb = _users_part(error.__traceback__)
-        if isinstance(error, JobInterrupt) and self._words[wire.INTERRUPT] == self._words[wire.STARTED]:
+        tb = _users_part(traceback_of(error))
+        if issubclass(type(error), JobInterrupt) and self._words[wire.INTERRUPT] == self._words[wire.STARTED]:
             return wire.INTERRUPTED, _stack_text(tb).encode(errors="replace")
         return wire.ERROR, pack_error(error, tb)
 

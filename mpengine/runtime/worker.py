@@ -29,7 +29,7 @@ from mpengine.runtime.running import Runner
 from mpengine.runtime.signals import INTERRUPT_SIGNAL, STACK_SIGNAL
 from mpengine.runtime.weighing import portions, resident_bytes
 from mpengine.wire import messages as wire
-from mpengine.wire.remote_error import pack_error
+from mpengine.wire.remote_error import pack_error, traceback_of
 
 _FULL_WAIT_S = 0.0005  # between looks at a log that the parent has not read yet
 _WEIGH_S = 0.01  # between looks at what this process holds
@@ -122,8 +122,8 @@ class Worker:
             if initializer is not None:
                 initializer(*initargs)
         except BaseException as error:
-            tb = error.__traceback__.tb_next if error.__traceback__ is not None else None
-            self._log.commit(wire.START_FAILED, pack_error(error, tb))
+            tb = traceback_of(error)
+            self._log.commit(wire.START_FAILED, pack_error(error, tb and tb.tb_next))
             self.ring()
             return False
         gc.freeze()  # a collection would write to every page that a forked worker shares with its parent

@@ -25,6 +25,8 @@ ATOMS = frozenset({int, float, str, bytes, bool, complex, type(None)})
 
 loads = pickle.loads
 
+_ADVICE = "; pass something that can, or make it in the job"
+
 
 def _further_names() -> tuple[bytes, ...]:
     """Besides `__main__`, the modules whose functions and classes must not travel by name."""
@@ -41,11 +43,9 @@ def dumps(obj: Any) -> bytes:
         data = pickle.dumps(obj, PROTOCOL)
     except (pickle.PicklingError, AttributeError, TypeError):
         return _dumps_by_value(obj)  # a lambda, a closure, a local class; or something that cannot be pickled at all
-    if b"__main__" in data:
+    if b"__main__" in data or any(name in data for name in _further_names()):
+        del data  # as large as the object, perhaps: not beside the next
         return _dumps_by_value(obj)
-    for name in _further_names():
-        if name in data:
-            return _dumps_by_value(obj)
     return data
 
 
@@ -64,12 +64,20 @@ def _register_mp_main(main: Any) -> None:
         return
 
 
+def annotate(error: BaseException, note: str) -> None:
+    """Add a note to a user's exception, unless its class forbids that: its own text is worth more than our note."""
+    try:
+        error.add_note(note)
+    except BaseException:
+        return
+
+
 def dump_call(fn: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
     """Pickle a call, to be run in a worker. Where a part cannot be pickled, a note on the error names it."""
     try:
         return dumps((fn, args, kwargs))
     except BaseException as error:
-        error.add_note(_blame_call(fn, args, kwargs, error))
+        annotate(error, _blame_call(fn, args, kwargs, error))
         raise
 
 
@@ -78,17 +86,23 @@ def dump_result(value: Any) -> bytes:
     try:
         return dumps(value)
     except Exception as error:
-        error.add_note(_blame("the job's result", value, error) + "; return something that can")
+        annotate(error, _blame("the job's result", value, error) + "; return something that can")
         raise
 
 
 def _blame_call(fn: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], error: BaseException) -> str:
-    parts = [("the function", fn)]
-    parts += [(f"argument {number}", arg) for number, arg in enumerate(args, 1)]
+    if can_dump(fn):
+        return blame_arguments(args, kwargs, error)
+    return _blame("the function", fn, error) + _ADVICE
+
+
+def blame_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any], error: BaseException) -> str:
+    """Which of them it is that cannot be pickled, and which part of that."""
+    parts = [(f"argument {number}", arg) for number, arg in enumerate(args, 1)]
     parts += [(f"keyword argument {name!r}", arg) for name, arg in kwargs.items()]
     for name, part in parts:
         if not can_dump(part):
-            return f"{_blame(name, part, error)}; pass something that can, or make it in the job"
+            return _blame(name, part, error) + _ADVICE
     return "the call cannot be pickled as a whole, though each of its parts can"
 
 

@@ -10,6 +10,8 @@ from typing import Any
 from mpengine.errors import RemoteError, RemoteTraceback
 from mpengine.wire import codec
 
+_TRACEBACK: Any = BaseException.__dict__["__traceback__"]
+
 
 def safe_text(error: BaseException) -> str:
     """`str(error)`, whatever its `__str__` does."""
@@ -28,12 +30,18 @@ def format_traceback(error: BaseException, tb: TracebackType | None) -> str:
         return f"Traceback (most recent call last):\n{frames}{type(error).__qualname__}: {safe_text(error)}\n"
 
 
+def traceback_of(error: BaseException) -> TracebackType | None:
+    """Its traceback, whatever its class makes of the attribute."""
+    tb: TracebackType | None = _TRACEBACK.__get__(error)
+    return tb
+
+
 def pack_error(error: BaseException, tb: TracebackType | None) -> bytes:
     """The exception as bytes that can always be read. `tb`: its traceback from the user's frame on."""
     text = format_traceback(error, tb)
     pickled: bytes | None
     try:
-        pickled = codec.dumps(error.with_traceback(None))
+        pickled = codec.dumps(BaseException.with_traceback(error, None))
     except BaseException:
         pickled = None
     name = f"{type(error).__module__}.{type(error).__qualname__}"
@@ -58,7 +66,7 @@ def unpack_error(blob: Any, note: str) -> BaseException:
                 error = loaded
     try:
         error.__cause__ = RemoteTraceback(tb_text)
-        error.add_note(note)
-    except BaseException:  # an exception class may forbid anything; its own text is worth more than our note
+    except BaseException:  # as in `annotate`
         return error
+    codec.annotate(error, note)
     return error
