@@ -20,6 +20,34 @@ def pid(_: object = None) -> int:
     return os.getpid()
 
 
+def call(function_and_argument: tuple[Any, Any]) -> Any:
+    function, argument = function_and_argument
+    return function(argument)
+
+
+def make(kind: Any) -> Any:
+    return kind()
+
+
+def throw_new(kind: Any) -> None:
+    raise kind("new")
+
+
+def nest(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def depth_of(value: list[Any]) -> int:
+    depth = 0
+    while value:
+        value = value[0]
+        depth += 1
+    return depth
+
+
 def enter(door: Door, token: object = "", value: Any = None) -> Any:
     door.enter(token)
     return value

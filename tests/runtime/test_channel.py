@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from mpengine.runtime import channel as channel_module
 from mpengine.runtime.channel import BadFrame, LogReader, LogWriter
 from mpengine.wire import messages as wire
 from tests.support import WAIT_S, wait_for
@@ -125,6 +126,15 @@ def test_large_blobs_take_the_way_behind_the_log_and_their_memory_goes_back(chan
     assert allocated() < 8 << 20
     channel.read()
     assert channel.got[1] == (wire.VALUE, 2, b"b" * 200_000)
+
+
+def test_blobs_that_the_kernel_does_not_take_at_once(channel: Channel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel_module, "_MOST_BYTES", 70_000)
+    blobs = [os.urandom(size) for size in (200_000, 140_000, 300_001)]
+    for index, blob in enumerate(blobs):
+        channel.writer.commit(wire.VALUE, blob, index=index)
+    channel.read()
+    assert [blob for _, _, blob in channel.got] == blobs
 
 
 def test_large_blobs_wait_for_the_reader_above_a_bound(channel: Channel) -> None:

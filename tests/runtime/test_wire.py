@@ -2,6 +2,7 @@
 
 import pickle
 import sys
+import tracemalloc
 import types
 from collections.abc import Iterator
 from typing import Any
@@ -32,6 +33,17 @@ def load_elsewhere(data: bytes, use: str) -> str:
     code = f"import pickle; value = pickle.loads(bytes.fromhex({data.hex()!r})); print({use})"
     done = run_python("-c", code)
     return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
+
+
+def test_of_a_large_object_there_is_one_pickle_at_a_time() -> None:
+    blob = bytes(20 << 20)
+    for obj in ([blob], ["__main__", blob]):
+        tracemalloc.start()
+        try:
+            assert len(codec.dumps(obj)) > len(blob)
+            assert tracemalloc.get_traced_memory()[1] < 1.7 * len(blob)  # its buffer grows by half
+        finally:
+            tracemalloc.stop()
 
 
 def test_what_can_be_imported_travels_by_name() -> None:
