@@ -65,6 +65,10 @@ class Runner:
         self._held: _Held | None = None
         self._progress_shown = False
 
+    def leave_soon(self) -> None:
+        """Start no further item. Any thread."""
+        self.leaving = True
+
     # ---- what a job may ask ----------------------------------------------------------------------------------------
 
     def describe(self) -> CurrentJob | None:
@@ -117,7 +121,7 @@ class Runner:
         last = len(header) - 1
         at = 0
         for index, (name, attempt, deadline, timeout, size) in enumerate(header):
-            if self._tasks_left is not None and not self._tasks_left:
+            if self.leaving:
                 self._give_back(seq, index)
                 return
             payload = payloads[at : at + size]
@@ -191,12 +195,10 @@ class Runner:
             index = 0
             group = self._groups.get(key, 1)
             while index < count:
-                most = group
-                if self._tasks_left is not None:
-                    most = min(group, self._tasks_left)
-                    if not most:
-                        self._give_back(seq, index)
-                        return
+                if self.leaving:
+                    self._give_back(seq, index)
+                    return
+                most = group if self._tasks_left is None else min(group, self._tasks_left)
                 before = index
                 started_at = monotonic()
                 index, revoked, error = self._run_group(
@@ -346,7 +348,8 @@ class Runner:
     def _count(self, calls: int) -> None:
         if self._tasks_left is not None:
             self._tasks_left -= calls
-            self.leaving = self._tasks_left <= 0
+            if self._tasks_left <= 0:
+                self.leaving = True
 
     def _leave_if_forked(self) -> None:
         """A job's fork returns twice; the copy has no business here."""

@@ -25,8 +25,9 @@ from mpengine.runtime import arena, leash
 from mpengine.runtime.channel import LogWriter
 from mpengine.runtime.clock import monotonic
 from mpengine.runtime.ends import WorkerEnds
+from mpengine.runtime.leftovers import ExitGuard, Leftovers
 from mpengine.runtime.running import Runner
-from mpengine.runtime.signals import INTERRUPT_SIGNAL, STACK_SIGNAL
+from mpengine.runtime.signals import STACK_SIGNAL
 from mpengine.runtime.weighing import portions, resident_bytes
 from mpengine.wire import messages as wire
 from mpengine.wire.remote_error import pack_error, traceback_of
@@ -130,7 +131,8 @@ class Worker:
         if ends.memory_limit is not None:
             own = portions(os.getpid()).private
             self._heavy_from = resident_bytes(os.getpid()) + _ROOM * max(0, ends.memory_limit - own)
-        signal.signal(INTERRUPT_SIGNAL, self._runner.on_signal)
+        self._leftovers = Leftovers(self._runner.on_signal, ends.crash_fd)
+        self._exits = ExitGuard(self._runner.leave_soon)
         current.provide(self._runner.describe)
         self._log.commit(wire.READY)
         self.ring()
@@ -161,6 +163,7 @@ class Worker:
                 self._log.commit(wire.GAVE_BACK, batch=seq)
                 self.ring()
                 return EXIT_DAMAGED
+            self._exits.enter()
             if kind == wire.JOBS:
                 self._runner.run_jobs(seq, body)
             elif kind == wire.LONE:
@@ -168,7 +171,8 @@ class Worker:
             else:
                 self._runner.run_span(seq, body)
             del body
-            if self._runner.leaving or self._has_grown():
+            self._exits.leave()
+            if self._runner.leaving or not self._leftovers.clear() or self._has_grown():
                 self._log.commit(wire.LEAVING)
                 self.ring()
                 return EXIT_DONE
