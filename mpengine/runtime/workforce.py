@@ -14,7 +14,7 @@ from typing import Protocol, cast
 from mpengine.core import actions as do
 from mpengine.core import events as ev
 from mpengine.core.books import Books
-from mpengine.core.policy import RestartIntensity, Rung
+from mpengine.core.policy import PILL_GRACE_S, RestartIntensity, Rung
 from mpengine.core.records import Batch, Report
 from mpengine.core.verdicts import human_bytes
 from mpengine.errors import WorkerStartError
@@ -142,7 +142,9 @@ class Workforce:
                 self._ready(handle)
             elif record.kind == wire.LEAVING:
                 handle.leaving = True
+                handle.gone_by = monotonic() + PILL_GRACE_S
                 self.replenish()
+                self._reschedule()
             else:
                 handle.start_error = unpack_error(record.blob, f"in the initializer of worker pid {handle.pid}")
         if events:
@@ -366,7 +368,7 @@ class Workforce:
         self._supervisor.kill(handle, f"and its memory_limit is {human_bytes(limit)}")
 
     def look_after(self, now: float) -> None:
-        """What is due by now: another try, the end of the deaf and of those that hang while they start."""
+        """What is due by now: another try, the end of the deaf and of those that hang while they start or leave."""
         if self._memory_limit is not None and self._books.batches:
             self._weigh_all(self._memory_limit, now)
         if self._due_at is None or now < self._due_at:
@@ -384,6 +386,11 @@ class Workforce:
         if handle.deaf_since is not None:
             self._supervisor.kill(handle, "its descriptors were closed, by the job or by an exec")
             return
+        if handle.leaving:
+            # It joins children of its jobs. What else it may wait for, a queue that is being read, is worth its time.
+            handle.gone_by = None
+            tree.send(tree.descendants(handle.pid), signal.SIGKILL)
+            return
         stack = handle.request_stack(STACK_SIGNAL)
         self._supervisor.kill(handle, "it did not become ready")
         cause = WorkerStartError(
@@ -398,6 +405,8 @@ class Workforce:
             return None  # it is being ended already
         if handle.deaf_since is not None:
             return handle.deaf_since + DEAF_S
+        if handle.leaving:
+            return handle.gone_by
         return handle.started_at + START_TIMEOUT_S if handle.state is WorkerState.STARTING else None
 
     def _reschedule(self) -> None:
