@@ -53,6 +53,17 @@ def enter(door: Door, token: object = "", value: Any = None) -> Any:
     return value
 
 
+def take(seconds: float, value: Any = None) -> Any:
+    """A job that takes so long."""
+    time.sleep(seconds)
+    return value
+
+
+def pause(seconds: float) -> None:
+    """What threads and children of jobs do."""
+    time.sleep(seconds)
+
+
 def note(path: str, id: object, micros: int = 0) -> object:
     """Leaves "begin id" and "end id" in a file that every process appends to."""
     fd = os.open(path, os.O_WRONLY | os.O_APPEND)
