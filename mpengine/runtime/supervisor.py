@@ -218,7 +218,7 @@ class Supervisor:
             pid = process.pid
             assert pid is not None
             with descriptors.no_fork:
-                pidfd = os.pidfd_open(pid)
+                pidfd = tree.open_process(pid)
                 descriptors.own(pidfd)
             descriptors.close(bell_w)  # so that its closing at the other side is seen
             undo.pop_all()

@@ -4,10 +4,12 @@ import contextlib
 import os
 import random
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from mpengine import Engine, Job, JobLost
@@ -216,3 +218,32 @@ def test_killed_workers_leave_no_zombie(make_engine: MakeEngine, start_method: s
     wait_gone(*pids)
     engine.submit(jobs.echo).result(WAIT_S)
     # the leak check that follows every test looks for zombies
+
+
+def test_a_worker_that_is_gone_before_its_start_was_noticed_loses_the_job_it_ran(
+    make_engine: MakeEngine, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes a job that waits in the queue, and dies of it; its starter, late, finds no such process."""
+    engine = make_engine(2)
+    pids = wait_ready(engine)
+    holder = engine.submit(jobs.enter, gate.door)
+    pids.remove(gate.arrival().pid)
+    open_process = os.pidfd_open
+    late: list[int] = []
+
+    def open_late(pid: int) -> int:
+        if not late and threading.current_thread() is not threading.main_thread():
+            late.append(pid)
+            wait_for(lambda: not psutil.pid_exists(pid))
+        return open_process(pid)
+
+    monkeypatch.setattr(os, "pidfd_open", open_late)
+    kill(*pids)
+    wait_gone(*pids)
+    outcome = engine.submit(jobs.exit_with, 3).outcome(WAIT_S)
+    assert (outcome.status, outcome.worker_pid) == ("lost", late[0])
+    assert isinstance(outcome.error, JobLost)
+    assert outcome.error.exitcode == 3
+    gate.open()
+    assert holder.result(WAIT_S) is None
+    assert_works(engine)
