@@ -89,11 +89,15 @@ class _ForkServerPopen(popen_forkserver.Popen):
     def _launch(self, process_obj: Any) -> None:
         packed = _packed(self, process_obj, "forkserver")
         self.sentinel, write_fd = forkserver.connect_to_new_process(self._fds)
+        self.server_pid = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
         keep_fd = os.dup(write_fd)  # closed with the process: parent_process().join() in the child waits for that
         self.finalizer = util.Finalize(self, _close_fds, (keep_fd, self.sentinel))
         with open(write_fd, "wb", closefd=True) as pipe:
             pipe.write(packed)
-        self.pid = forkserver.read_signed(self.sentinel)
+        try:
+            self.pid = forkserver.read_signed(self.sentinel)
+        except EOFError:
+            raise ConnectionResetError("the fork server has ended") from None  # the next start makes a new one
 
 
 class _SpawnPopen(popen_spawn_posix.Popen):
@@ -166,7 +170,7 @@ class WorkerProcess(process.BaseProcess):
             # The server reaps it and writes the code down the sentinel. A server that is dead itself leaves an EOF,
             # which multiprocessing reads as 255.
             code = popen.wait(timeout=1.0)
-            return None if code == 255 and not _server_runs() else code
+            return None if code == 255 and not _runs(popen.server_pid) else code
         code = popen.poll()
         return None if code is None else int(code)
 
@@ -177,8 +181,7 @@ class WorkerProcess(process.BaseProcess):
             popen.finalizer()
 
 
-def _server_runs() -> bool:
-    pid = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+def _runs(pid: int) -> bool:
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:
             return stat.read().rpartition(b")")[2].split()[0] != b"Z"

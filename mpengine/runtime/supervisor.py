@@ -32,6 +32,7 @@ from mpengine.runtime.ends import WorkerEnds
 from mpengine.runtime.outbox import Outbox
 from mpengine.runtime.process import WorkerProcess
 from mpengine.runtime.weighing import family, resident_bytes
+from mpengine.wire import messages as wire
 
 WORKER_DESCRIPTORS = 16  # of a worker while it is started, a first fork server included; half of them stay
 _STACK_WAIT_S = 0.1  # for a worker's faulthandler to write; C code with the GIL held does not delay it
@@ -222,6 +223,7 @@ class Supervisor:
                 descriptors.own(pidfd)
             descriptors.close(bell_w)  # so that its closing at the other side is seen
             undo.pop_all()
+            log.words[wire.KNOWN] = 1
             return WorkerHandle(
                 worker, process, pid, pidfd, log, bell_r, (leash_r, leash_w), crash_fd, monotonic()
             )  # fmt: skip
@@ -290,8 +292,9 @@ def _launch_all(requests: queue.SimpleQueue[int | None], launch: Callable[[int],
         # What is started here inherits the mask: a Ctrl-C must meet neither the fork server while it imports, nor a
         # worker before it ignores that. The tracker first: starting it *un*blocks the signal.
         if tracked:
-            with contextlib.suppress(OSError):  # no process to be had: then there is none for the worker either
-                resource_tracker.ensure_running()
+            for _ in range(2):  # that one was killed is a warning first, which `-W error` makes an exception
+                with contextlib.suppress(OSError, Warning):  # no process to be had: then there is none for the worker
+                    resource_tracker.ensure_running()
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         launch(worker)
 

@@ -257,3 +257,46 @@ def test_a_fork_server_that_is_killed_is_replaced(make_engine: MakeEngine) -> No
     assert future.outcome(WAIT_S).status == "lost"
     assert_unharmed(engine, neighbours(engine))
     assert pid not in wait_ready(engine)
+
+
+def test_a_fork_server_that_is_killed_while_it_starts_a_worker(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from multiprocessing import forkserver
+
+    engine = make_engine(1)
+    (pid,) = wait_ready(engine)
+    server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+
+    def read_from_the_dead(fd: int) -> int:
+        monkeypatch.undo()
+        os.kill(server, signal.SIGKILL)
+        raise EOFError("unexpected EOF")
+
+    monkeypatch.setattr(forkserver, "read_signed", read_from_the_dead)
+    assert engine.submit(jobs.exit_with, 3).outcome(WAIT_S).status == "lost"
+    assert_unharmed(engine, neighbours(engine))
+    assert pid not in wait_ready(engine)
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_a_resource_tracker_that_is_killed_is_replaced(method: str) -> None:
+    done = run_python("-W", "error", "-c", NO_TRACKER.format(method=method))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "unharmed\n", "")
+
+
+NO_TRACKER = """
+import os, signal
+from multiprocessing import resource_tracker
+from mpengine import Engine
+
+with Engine(2, {method!r}) as engine:
+    assert engine.submit(abs, -1).result(20) == 1
+    for _ in range(2):
+        os.kill(resource_tracker._resource_tracker._pid, signal.SIGKILL)
+        assert [f.outcome(20).status for f in [engine.submit(os._exit, 3) for _ in range(2)]] == ["lost"] * 2
+        assert list(engine.map(abs, range(100))) == list(range(100))
+        while [row.state for row in engine.workers()] != ["idle"] * 2:
+            pass
+print("unharmed")
+"""

@@ -1,18 +1,20 @@
 """SIGKILL of workers: idle, busy, all of them, at any microsecond."""
 
 import contextlib
+import errno
 import os
 import random
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from mpengine import Engine, Job, JobLost
+from mpengine import Engine, EngineBroken, Job, JobLost
 from tests.faults import jobs
 from tests.faults.oracle import Diary
 from tests.runtime.fixtures import MakeEngine, wait_ready
@@ -220,28 +222,49 @@ def test_killed_workers_leave_no_zombie(make_engine: MakeEngine, start_method: s
     # the leak check that follows every test looks for zombies
 
 
-def test_a_worker_that_is_gone_before_its_start_was_noticed_loses_the_job_it_ran(
+def after_its_end(then: Callable[[int], int], most_s: float) -> Callable[[int], int]:
+    """In the place of `os.pidfd_open`: the thread that has started a worker is late, and comes after its end."""
+
+    def open_late(pid: int) -> int:
+        if threading.current_thread() is threading.main_thread():
+            return pidfd_open(pid)
+        clock = threading.Event()
+        until = time.monotonic() + most_s
+        while psutil.pid_exists(pid) and time.monotonic() < until:
+            clock.wait(0.001)
+        return then(pid)
+
+    pidfd_open = os.pidfd_open
+    return open_late
+
+
+def test_a_worker_that_is_gone_before_its_start_was_noticed(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "pidfd_open", after_its_end(os.pidfd_open, WAIT_S))
+    engine = make_engine(1, initializer=jobs.exit_with, initargs=(3,))
+    with pytest.raises(EngineBroken, match="exit code 3"):
+        engine.submit(jobs.echo).result(WAIT_S)
+
+
+def test_a_worker_whose_start_fails_late_takes_no_job_with_it(
     make_engine: MakeEngine, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It takes a job that waits in the queue, and dies of it; its starter, late, finds no such process."""
+    """It could become ready, take a job from the queue and die of it, and nobody would know that it had it."""
     engine = make_engine(2)
     pids = wait_ready(engine)
     holder = engine.submit(jobs.enter, gate.door)
     pids.remove(gate.arrival().pid)
-    open_process = os.pidfd_open
-    late: list[int] = []
 
-    def open_late(pid: int) -> int:
-        if not late and threading.current_thread() is not threading.main_thread():
-            late.append(pid)
-            wait_for(lambda: not psutil.pid_exists(pid))
-        return open_process(pid)
+    def fail(pid: int) -> int:
+        monkeypatch.undo()
+        raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(os, "pidfd_open", open_late)
+    monkeypatch.setattr(os, "pidfd_open", after_its_end(fail, 0.5))
     kill(*pids)
     wait_gone(*pids)
     outcome = engine.submit(jobs.exit_with, 3).outcome(WAIT_S)
-    assert (outcome.status, outcome.worker_pid) == ("lost", late[0])
+    assert outcome.status == "lost"
     assert isinstance(outcome.error, JobLost)
     assert outcome.error.exitcode == 3
     gate.open()
