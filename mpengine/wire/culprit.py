@@ -74,6 +74,9 @@ def _variables(function: FunctionType) -> Iterator[tuple[str, Any]]:
 
 
 def _attributes(obj: Any) -> Iterator[tuple[str, Any]]:
+    reduce: Any = type(obj).__reduce__
+    if reduce is not object.__reduce__:
+        obj.__reduce__()  # one that raises by itself is the culprit, and not some part that it would not send anyway
     state = obj.__getstate__()
     for part in state if isinstance(state, tuple) else (state,):
         if isinstance(part, dict):
