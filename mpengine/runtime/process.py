@@ -139,7 +139,7 @@ class WorkerProcess(process.BaseProcess):
     """The process of one worker."""
 
     def __init__(self, start_method: str, name: str, ends: WorkerEnds) -> None:
-        super().__init__(name=name)
+        super().__init__(name=name, daemon=False)
         self.ends = ends
         self._start_method = start_method
 
@@ -154,18 +154,19 @@ class WorkerProcess(process.BaseProcess):
         main(self.ends)
 
     def start(self) -> None:
-        """As in Process; but it is ours alone to wait for.
+        """As in Process; but it is ours alone to wait for, and a daemonic process may start it.
 
         multiprocessing polls all it knows of at every start and at `active_children()`, in whatever thread. Whoever
         comes second, of two that ask for an exit code, gets none; and a forked copy of this process would join, at its
-        exit, children that are not its own.
+        exit, children that are not its own. It forbids daemonic processes to have children, which would outlive them
+        when they are terminated; workers do not (see `leash`).
         """
-        super().start()
-        process._children.discard(self)  # type: ignore[attr-defined]
+        self._popen = self._Popen(self)
+        self._sentinel = self._popen.sentinel
 
     def exit_status(self) -> int | None:
         """The exit code of a process known to be dead; None if the system does not tell."""
-        popen: Any = self._popen  # type: ignore[attr-defined]
+        popen: Any = self._popen
         if isinstance(popen, _ForkServerPopen):
             # The server reaps it and writes the code down the sentinel. A server that is dead itself leaves an EOF,
             # which multiprocessing reads as 255.
@@ -176,7 +177,7 @@ class WorkerProcess(process.BaseProcess):
 
     def release(self) -> None:
         """Close what the dead process's record still holds."""
-        popen: Any = self._popen  # type: ignore[attr-defined]
+        popen: Any = self._popen
         if popen is not None:
             popen.finalizer()
 
