@@ -32,7 +32,6 @@ from mpengine.runtime.ends import WorkerEnds
 from mpengine.runtime.outbox import Outbox
 from mpengine.runtime.process import WorkerProcess
 from mpengine.runtime.weighing import family, resident_bytes
-from mpengine.wire import messages as wire
 
 WORKER_DESCRIPTORS = 16  # of a worker while it is started, a first fork server included; half of them stay
 _STACK_WAIT_S = 0.1  # for a worker's faulthandler to write; C code with the GIL held does not delay it
@@ -219,11 +218,10 @@ class Supervisor:
             pid = process.pid
             assert pid is not None
             with descriptors.no_fork:
-                pidfd = tree.open_process(pid)
+                pidfd = os.pidfd_open(pid)
                 descriptors.own(pidfd)
             descriptors.close(bell_w)  # so that its closing at the other side is seen
             undo.pop_all()
-            log.words[wire.KNOWN] = 1
             return WorkerHandle(
                 worker, process, pid, pidfd, log, bell_r, (leash_r, leash_w), crash_fd, monotonic()
             )  # fmt: skip

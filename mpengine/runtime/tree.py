@@ -7,7 +7,6 @@ started goes with its group (see `leash`), and only what has moved to a session 
 from __future__ import annotations
 
 import contextlib
-import os
 import select
 import signal
 
@@ -29,20 +28,9 @@ def send(processes: list[psutil.Process], signum: int) -> None:
             process.send_signal(signum)
 
 
-def open_process(pid: int) -> int:
-    """A pidfd, readable when the process has ended; something that is readable now, if it has ended and was reaped.
-
-    A worker can be that fast, with a job that ends it, while the thread that has started it waits for the GIL.
-    """
-    try:
-        return os.pidfd_open(pid)
-    except ProcessLookupError:
-        return os.eventfd(1, os.EFD_CLOEXEC)
-
-
 def send_to(pidfd: int, signum: int) -> None:
-    """Send a signal to exactly this process; nothing if it is gone, or has become one that is not ours to end."""
-    with contextlib.suppress(OSError):
+    """Send a signal to exactly this process; nothing if it is gone."""
+    with contextlib.suppress(ProcessLookupError):
         signal.pidfd_send_signal(pidfd, signum)
 
 

@@ -143,8 +143,6 @@ class Worker:
     def loop(self) -> int:
         """Take and run batches; return the exit code when it is time to leave."""
         row, inline, queue = self._log.row, self._inline, self._ends.queue
-        while not self._log.words[wire.KNOWN]:  # of a batch that nobody knew who took it, nobody would hear again
-            self._wait()
         while True:
             try:
                 size = queue.get_into(row, inline)

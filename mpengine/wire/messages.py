@@ -43,7 +43,6 @@ CONSUMED = 16  # bytes of log read, ever
 REVOKED = 17  # a batch: start no further item of it
 INTERRUPT = 18  # a started word: break this item off
 FLUSH = 19  # a batch: log the values held back
-KNOWN = 20  # not 0: the parent has a record of this worker, which may take batches from now on
 
 ROW_BYTES = 4096
 LOG_BYTES = 1 << 20

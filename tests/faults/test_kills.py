@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from mpengine import Engine, EngineBroken, Job, JobLost
+from mpengine import Engine, Job, JobLost
 from tests.faults import jobs
 from tests.faults.oracle import Diary
 from tests.runtime.fixtures import MakeEngine, wait_ready
@@ -236,15 +236,6 @@ def after_its_end(then: Callable[[int], int], most_s: float) -> Callable[[int], 
 
     pidfd_open = os.pidfd_open
     return open_late
-
-
-def test_a_worker_that_is_gone_before_its_start_was_noticed(
-    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "pidfd_open", after_its_end(os.pidfd_open, WAIT_S))
-    engine = make_engine(1, initializer=jobs.exit_with, initargs=(3,))
-    with pytest.raises(EngineBroken, match="exit code 3"):
-        engine.submit(jobs.echo).result(WAIT_S)
 
 
 def test_a_worker_whose_start_fails_late_takes_no_job_with_it(
