@@ -59,7 +59,7 @@ def _parts(obj: Any) -> Iterator[tuple[str, Any]]:
             yield from _variables(obj)
         elif not isinstance(obj, type):
             yield from _attributes(obj)
-    except Exception:
+    except BaseException:  # the user's code
         return
 
 

@@ -105,6 +105,19 @@ def test_workers_that_die_at_their_start_break_the_engine(make_engine: MakeEngin
     assert caught.value.__cause__ is not None
 
 
+def test_an_initializer_that_hangs_breaks_the_engine_and_says_where(
+    make_engine: MakeEngine, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mpengine.runtime.workforce.START_TIMEOUT_S", 1.0)
+    engine = make_engine(1, initializer=jobs.enter, initargs=(gate.door,))
+    future = engine.submit(jobs.echo)
+    gate.arrival()
+    with pytest.raises(EngineBroken, match="hangs while it starts") as caught:
+        future.result(WAIT_S)
+    assert "initializer" in str(caught.value)
+    assert "in enter" in str(caught.value)
+
+
 def test_an_initializer_that_cannot_be_pickled_breaks_the_engine(make_engine: MakeEngine) -> None:
     engine = make_engine(1, initializer=jobs.remember, initargs=(jobs.Unpicklable(),))
     with pytest.raises(EngineBroken, match="stays at home"):

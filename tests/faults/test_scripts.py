@@ -115,22 +115,39 @@ def test_warnings_as_errors_and_a_deleted_folder(tmp_path: Path) -> None:
     gone.mkdir()
     code = (
         f"import os; os.rmdir({str(gone)!r})\nfrom mpengine import Engine\n"
-        "for method in ('forkserver', 'fork'):\n"
-        "    with Engine(1, method) as engine: print(engine.submit(len, 'abc').result())\n"
+        "for method in ('fork', 'forkserver', 'spawn'):\n"
+        "    with Engine(1, method) as engine:\n"
+        "        assert engine.submit(os._exit, 3).outcome(20).status == 'lost'\n"
+        "        print(engine.submit(len, 'abc').result(20))\n"
     )
     done = run_python("-W", "error", "-c", code, cwd=gone)
-    assert (done.stdout, done.stderr) == ("3\n3\n", "")
+    assert (done.stdout, done.stderr) == ("3\n3\n3\n", "")
 
 
-def test_standard_streams_closed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", START_METHODS)
+@pytest.mark.parametrize("close", ["for fd in (0, 1, 2): os.close(fd)", "for file in files: file.close()"])
+def test_standard_streams_closed(tmp_path: Path, method: str, close: str) -> None:
     code = (
-        "import os, sys\nfor fd in (0, 1, 2): os.close(fd)\nfrom mpengine import Engine\n"
-        f"with Engine(1) as engine: value = engine.submit(len, 'abc').result()\n"
-        f"with open({str(tmp_path / 'out')!r}, 'w') as file: file.write(str(value))\n"
+        f"import os, sys\nfiles = sys.stdin, sys.stdout, sys.stderr\n{close}\nfrom mpengine import Engine\n"
+        f"with Engine(2, {method!r}) as engine:\n"
+        "    values = [engine.submit(os._exit, 3).outcome(20).status, *engine.map(abs, range(3))]\n"
+        f"with open({str(tmp_path / 'out')!r}, 'w') as file: file.write(str(values))\n"
     )
     done = run_python("-c", code)
-    assert (tmp_path / "out").read_text() == "3"
-    assert done.returncode == 0
+    assert (tmp_path / "out").read_text() == "[<Status.LOST: 'lost'>, 0, 1, 2]"
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_main_module_without_a_file() -> None:
+    code = (
+        "import sys\nmain = sys.modules['__main__']\nassert not hasattr(main, '__file__')\n"
+        "from mpengine import Engine\n"
+        "def name(): return __name__\n"
+        "for method in ('fork', 'forkserver', 'spawn'):\n"
+        "    with Engine(1, method) as engine: print(engine.submit(name).result(20))\n"
+    )
+    done = run_python("-c", code)
+    assert (done.stdout, done.stderr) == ("__main__\n" * 3, "")
 
 
 # ---- the end of the interpreter --------------------------------------------------------------------------
@@ -199,3 +216,30 @@ def test_a_system_exit_with_a_full_engine(tmp_path: Path) -> None:
     )
     done = run_python("-c", code)
     assert (done.returncode, done.stderr) == (5, "")
+
+
+AT_EXIT = """
+import atexit, time
+from mpengine import Engine, EngineClosed
+
+def late():
+    for use in (lambda: engine.submit(abs, -3), lambda: engine.map(abs, [-3]), lambda: engine.run([])):
+        try:
+            use()
+        except EngineClosed:
+            print("closed")
+    print(engine.shutdown().complete, slow.result(0), engine.stats().succeeded)
+    with Engine(1) as another:
+        print(another.submit(abs, -4).result(20))
+
+engine = Engine(1)
+atexit.register(late)
+slow = engine.submit(abs, -2)
+engine.submit(time.sleep, 0.1)
+"""
+
+
+def test_exit_handlers_that_still_use_the_engine() -> None:
+    """By then it has finished what it had accepted, and says so."""
+    done = run_python("-c", AT_EXIT)
+    assert (done.stdout.split(), done.stderr) == (["closed"] * 3 + ["True", "2", "2", "4"], "")

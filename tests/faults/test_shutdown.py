@@ -76,6 +76,57 @@ def test_from_a_done_callback(make_engine: MakeEngine, gate: Gate) -> None:
         engine.submit(jobs.echo)
 
 
+def test_from_a_done_callback_that_would_wait_while_others_wait(make_engine: MakeEngine, gate: Gate) -> None:
+    engine = make_engine(1)
+    first = engine.submit(jobs.enter, gate.door)
+    first.add_done_callback(lambda _: engine.shutdown(wait=True))
+    gate.arrival()
+    reports: list[Any] = []
+    thread = threading.Thread(target=lambda: reports.append(engine.shutdown()))
+    thread.start()
+    gate.open()
+    thread.join(WAIT_S)
+    assert reports[0].complete
+
+
+def test_the_shortest_of_several_timeouts_counts_for_all(make_engine: MakeEngine, gate: Gate) -> None:
+    engine = make_engine(1)
+    engine.submit(jobs.hang, gate.door)
+    gate.arrival()
+    reports: list[Any] = []
+    started = time.monotonic()
+    threads = [
+        threading.Thread(target=lambda timeout=timeout: reports.append(engine.shutdown(timeout=timeout)))
+        for timeout in (None, 30.0, 0.3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT_S)
+    assert 0.3 <= time.monotonic() - started < 0.3 + MARGIN_S
+    assert len(reports) == 3
+    assert all(report is reports[0] and report.complete for report in reports)
+
+
+@pytest.mark.parametrize("timeout", [None, 0.1])
+def test_while_large_results_are_on_their_way(
+    make_engine: MakeEngine, start_method: str, timeout: float | None
+) -> None:
+    engine = make_engine(2, start_method)
+    wait_ready(engine)
+    futures = [engine.submit(bytes, 100 << 20) for _ in range(4)]
+    started = time.monotonic()
+    report = engine.shutdown(timeout=timeout)
+    assert report.complete
+    statuses = [future.outcome(0).status for future in futures]
+    if timeout is None:
+        assert statuses == ["succeeded"] * 4
+    else:
+        assert time.monotonic() - started < timeout + 2 * MARGIN_S
+        assert set(statuses) <= {"succeeded", "lost", "cancelled"}
+    assert all(len(future.result(0)) == 100 << 20 for future in futures if future.outcome(0).ok)
+
+
 def test_without_waiting(make_engine: MakeEngine, gate: Gate) -> None:
     engine = make_engine()
     future = engine.submit(jobs.enter, gate.door, value="done")
@@ -265,6 +316,22 @@ def test_a_dropped_engine_finishes_what_it_accepted_and_goes() -> None:
     assert [f.result(WAIT_S) for f in futures] == list(range(100))
     wait_for(closed)
     wait_gone(*pids, timeout=2.0)
+
+
+def test_a_dropped_engine_goes_although_a_future_is_kept(gate: Gate) -> None:
+    engine = Engine(1)
+    (pid,) = wait_ready(engine)
+    future = engine.submit(jobs.enter, gate.door, value="kept")
+    gate.arrival()
+    ref = weakref.ref(engine)
+    closed = engine._dispatcher.closed
+    del engine
+    gc.collect()
+    assert ref() is None
+    gate.open()
+    assert future.result(WAIT_S) == "kept"
+    wait_for(closed)
+    wait_gone(pid, timeout=2.0)
 
 
 def test_an_engine_that_was_used_in_every_way_is_collected() -> None:

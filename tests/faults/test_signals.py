@@ -135,7 +135,7 @@ BODIES = {
 
 
 @pytest.mark.parametrize(
-    ("method", "signum"), [*((method, signal.SIGKILL) for method in START_METHODS), ("forkserver", signal.SIGTERM)]
+    ("method", "signum"), [(method, signum) for method in START_METHODS for signum in (signal.SIGKILL, signal.SIGTERM)]
 )
 def test_when_the_parent_is_killed_its_workers_are_gone(method: str, signum: int) -> None:
     assert_workers_die_with_parent(BODIES["sleeping"], method, signum)
