@@ -125,8 +125,8 @@ engine = Engine(2, {method!r})
 assert engine.submit(abs, -1).result(20) == 1
 with open("/proc/self/statm") as statm:
     size = int(statm.read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (size + (60 << 20), most))
-for large in (48 << 20, 200 << 20):  # no room for the object beside its pickle; none for the pickle
+resource.setrlimit(resource.RLIMIT_AS, (size + (200 << 20), most))  # and what malloc holds ready, 64 MiB a thread
+for large in (180 << 20, 400 << 20):  # no room for the object beside its pickle; none for the pickle
     error = engine.submit(make, large).exception(20)
     assert isinstance(error, MemoryError) or "no memory for" in str(error), error
     outcomes = engine.run([Job(make, (n,)) for n in (10, large, 20)], ordered=True)
@@ -142,7 +142,7 @@ for large in (48 << 20, 200 << 20):  # no room for the object beside its pickle;
     error = values = None
 assert list(engine.map(abs, range(100))) == list(range(100))
 resource.setrlimit(resource.RLIMIT_AS, (most, most))
-assert len(engine.submit(make, 200 << 20).result(20)) == 200 << 20
+assert len(engine.submit(make, 400 << 20).result(20)) == 400 << 20
 assert engine.shutdown().complete
 print("fine")
 """
