@@ -10,15 +10,17 @@ from typing import Any
 
 from bench import machine, table
 from bench.cases import CASES
+from bench.faults import command as faults
 from bench.rounds import Options, run_case
 
 RESULTS = Path(__file__).resolve().parent / "results"
 QUICK = {"rounds": 3, "scale": 0.2}
+OTHER_COMMAND = "`python -m bench faults` asks what they do when jobs misbehave; see its --help."
 FULL = {"rounds": 7, "scale": 1.0}  # rates above a million a second are not stable with fewer
 
 
-def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, Options]:
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, Options]:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__, epilog=OTHER_COMMAND)
     parser.add_argument("--case", action="append", choices=[case.name for case in CASES], help="only this one")
     parser.add_argument("--quick", action="store_true", help="a short run: figures to look at, not to quote")
     parser.add_argument("--save", action="store_true", help="write bench/results/latest.json and latest.md")
@@ -38,7 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0; 1 if a contender failed; 130 after Ctrl-C, with the tables of the rounds that were done.
     """
-    asked, options = parse(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] == ["faults"]:
+        return faults.main(words[1:])
+    asked, options = parse(words)
     results: dict[str, Any] = {"facts": machine.facts(), "options": asdict(options), "cases": {}}
     interrupted = False
     try:

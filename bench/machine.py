@@ -2,6 +2,8 @@
 
 import os
 import platform
+import sys
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +15,7 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def facts() -> dict[str, Any]:
+def facts(packages: Iterable[str] = ("mpengine", "loky")) -> dict[str, Any]:
     """Machine, Python and versions; the load is what others were doing when the run began."""
     return {
         "cpu": cpu_model(),
@@ -21,7 +23,7 @@ def facts() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "load": round(os.getloadavg()[0], 2),
-        "versions": {name: found for name in ("mpengine", "loky") if (found := installed(name))},
+        "versions": {name: found for name in packages if (found := installed(name))},
     }
 
 
@@ -35,8 +37,9 @@ def cpu_model() -> str:
 
 
 def installed(name: str) -> str | None:
-    """The version of a package, "source" if it is importable without having been installed, or None."""
+    """The version of a package, "source" if it is importable without having been installed; None for Python's own."""
     try:
         return version(name)
     except PackageNotFoundError:
-        return "source" if find_spec(name) else None
+        part_of_python = name.partition(".")[0] in sys.stdlib_module_names
+        return "source" if find_spec(name) and not part_of_python else None
