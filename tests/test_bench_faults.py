@@ -18,7 +18,7 @@ from bench.faults.contenders import CONTENDERS
 from bench.faults.program import SCENARIOS
 from bench.faults.run import Run
 from bench.faults.verdicts import NO_SUCH_FEATURE, Observed, Outcome, Verdict, judge
-from tests.support import run_python, wait_gone
+from tests.support import ROOT, run_python, wait_gone
 
 BY_NAME = {case.name: case for case in CASES}
 CRASH = BY_NAME["exit-1"]
@@ -147,6 +147,13 @@ def test_the_table_has_a_row_for_each_case_and_a_reason_for_each_that_did_not_pa
         "",
         "- `loky`: wrong, 9 failed",
     ]
+
+
+def test_the_readme_has_the_table_that_was_saved() -> None:
+    saved = json.loads((ROOT / "bench/results/faults.json").read_text())
+    block = (ROOT / "README.md").read_text().partition("<!-- faults -->\n")[2].partition("<!-- /faults -->")[0]
+    assert block == table.summary(saved)
+    assert (ROOT / "bench/results/faults.md").read_text() == table.render(saved)
 
 
 # ---- the command ---------------------------------------------------------------------------------------------
