@@ -25,20 +25,19 @@ from multiprocessing import (
 from multiprocessing.context import BaseContext, set_spawning_popen
 from typing import Any, ClassVar
 
-import cloudpickle
-
 from mpengine.runtime import descriptors
 from mpengine.runtime.ends import WorkerEnds
+from mpengine.wire import codec
 
 _PRELOAD = "mpengine.runtime.worker"
 
 
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+class _Pickler(codec.Pickler):
     """For initializers: by value what must be, and multiprocessing's own objects as a child inherits them."""
 
     dispatch_table: ClassVar[Any] = ChainMap(
         reduction.ForkingPickler._extra_reducers,  # type: ignore[attr-defined]
-        cloudpickle.Pickler.dispatch_table,
+        codec.Pickler.dispatch_table,
     )
 
 

@@ -8,10 +8,13 @@ in some string, only means that cloudpickle does the work.
 
 from __future__ import annotations
 
+import io
 import pickle
 import sys
+from collections import ChainMap
 from collections.abc import Mapping
-from typing import Any
+from types import CodeType
+from typing import Any, ClassVar
 
 import cloudpickle
 
@@ -26,6 +29,23 @@ ATOMS = frozenset({int, float, str, bytes, bool, complex, type(None)})
 loads = pickle.loads
 
 _ADVICE = "; pass something that can, or make it in the job"
+
+
+_NO_FILE = "<dynamic-code>"
+
+
+class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """By value what must be; functions with the name of their file, so that a traceback can show their lines.
+
+    cloudpickle 3.1.3 takes that away, for pickles that are the same wherever the file lies.
+    """
+
+    @staticmethod
+    def _reduce_code(code: CodeType) -> tuple[Any, ...]:
+        kind, parts = cloudpickle.Pickler.dispatch_table[CodeType](code)
+        return kind, tuple(code.co_filename if type(part) is str and part == _NO_FILE else part for part in parts)
+
+    dispatch_table: ClassVar[Any] = ChainMap({CodeType: _reduce_code}, cloudpickle.Pickler.dispatch_table)
 
 
 def _further_names() -> tuple[bytes, ...]:
@@ -53,8 +73,9 @@ def _dumps_by_value(obj: Any) -> bytes:
     main = sys.modules.get("__mp_main__")
     if main is not None and main.__name__ not in cloudpickle.list_registry_pickle_by_value():
         _register_mp_main(main)
-    data: bytes = cloudpickle.dumps(obj, PROTOCOL)
-    return data
+    buffer = io.BytesIO()
+    Pickler(buffer, PROTOCOL).dump(obj)
+    return buffer.getvalue()
 
 
 def _register_mp_main(main: Any) -> None:
