@@ -17,12 +17,11 @@ import queue
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from mpengine.core import events as ev
-from mpengine.core.pace import MAX_ITEMS
-from mpengine.core.records import Entry, Record, Span
+from mpengine.core.records import Entry, Span
 from mpengine.mailbox import Mailbox
 from mpengine.runtime.clock import monotonic
 from mpengine.runtime.dispatcher import Dispatcher
@@ -341,39 +340,3 @@ class _Pickled:
 
     def __init__(self, blob: bytes) -> None:
         self.blob = blob
-
-
-class JobSource(Source):
-    """Jobs, sent as records.
-
-    Args:
-        admit: Makes a job a record.
-        drawn: Told of each record, in order, before it is sent.
-    """
-
-    def __init__(
-        self,
-        dispatcher: Dispatcher,
-        items: Iterator[Any],
-        admit: Callable[[Any, Mailbox], Record],
-        drawn: Callable[[Record], None],
-        *,
-        sure: bool,
-        buffersize: int | None,
-    ) -> None:
-        super().__init__(dispatcher, items, sure=sure, buffersize=buffersize)
-        self._admit = admit
-        self._tell_drawn = drawn
-
-    def _lot(self) -> int:
-        return max(1, min(self._window() - self._ahead, MAX_ITEMS))
-
-    def _prepare(self, item: Any) -> Record:
-        record = self._admit(item, self.mailbox)
-        self._key = record.key
-        self._bytes += record.size
-        self._tell_drawn(record)
-        return record
-
-    def _pack(self, prepared: list[Any]) -> tuple[list[Entry], int]:
-        return prepared, sum(record.size for record in prepared)

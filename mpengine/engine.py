@@ -11,12 +11,14 @@ import threading
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator
 from multiprocessing.context import BaseContext
-from types import FunctionType, TracebackType
+from types import TracebackType
 from typing import Any, NoReturn
 
 from mpengine.core.job import Job, Outcome, function_name
+from mpengine.core.pace import pace_key
 from mpengine.core.records import Record, Sink
-from mpengine.drawing import CallSource, JobSource, never_blocks
+from mpengine.drawing import CallSource, never_blocks
+from mpengine.drawing_jobs import JobSource
 from mpengine.errors import EngineBroken, EngineClosed
 from mpengine.futures import JobFuture
 from mpengine.observing import Observer
@@ -157,12 +159,14 @@ class Engine(concurrent.futures.Executor):
         deadline: float | None = None,
         buffersize: int | None = None,
     ) -> RunStream:
-        def make_source(drawn: Callable[[Record], None]) -> JobSource:
-            return JobSource(self._dispatcher, jobs, self._admitter(), drawn, sure=sure, buffersize=buffersize)
+        options = self._options
+        plain = options.timeout is None and not options.retries and not options.observers
+        source = JobSource(
+            self._dispatcher, jobs, self._admitter(), sure=sure, buffersize=buffersize, in_spans=plain
+        )  # fmt: skip
+        return RunStream(self._dispatcher, source, ordered=ordered, deadline=deadline)
 
-        return RunStream(self._dispatcher, make_source, ordered=ordered, deadline=deadline)
-
-    def _admitter(self) -> Callable[[Any, Sink], Record]:
+    def _admitter(self) -> Callable[..., Record]:
         """Makes records for `run`; without a reference to the engine, for a thread may keep it."""
         return functools.partial(_admit, self._dispatcher, self._options)
 
@@ -314,15 +318,6 @@ class Engine(concurrent.futures.Executor):
         return f"<Engine {self._options.name!r} {state}, {self._max_workers} workers>"
 
 
-def pace_key(fn: Any) -> int:
-    """What functions have in common whose calls take the same time: their code."""
-    if type(fn) is FunctionType:
-        return id(fn.__code__)
-    inner = getattr(fn, "func", fn)  # functools.partial
-    code = getattr(inner, "__code__", None) or getattr(getattr(inner, "__func__", None), "__code__", None)
-    return id(inner) if code is None else id(code)
-
-
 def _record(dispatcher: Dispatcher, options: Options, job: Job, sink: Sink) -> Record:
     """Pickle a job, and fill in what it leaves to the engine."""
     payload: bytes | None = None
@@ -342,14 +337,17 @@ def _record(dispatcher: Dispatcher, options: Options, job: Job, sink: Sink) -> R
     )  # fmt: skip
 
 
-def _admit(dispatcher: Dispatcher, options: Options, job: Any, sink: Sink) -> Record:
-    """A record for `run`, where a taken id is that job's own failure."""
+def _admit(dispatcher: Dispatcher, options: Options, job: Any, sink: Sink, has_id: bool = False) -> Record:
+    """A record for `run`, where a taken id is that job's own failure. `has_id`: this job holds its id already."""
     if not isinstance(job, Job):
         raise TypeError(f"run: its input must yield Jobs, got {type(job).__name__}; wrap it: Job(fn, (argument,))")
     record = _record(dispatcher, options, job, sink)
     record.stream = sink
     try:
-        _take_id(dispatcher, record)
+        if has_id:
+            dispatcher.ids[job.id] = record
+        else:
+            _take_id(dispatcher, record)
     except ValueError as error:
         record.problem = error
     return record
@@ -359,7 +357,9 @@ def _take_id(dispatcher: Dispatcher, record: Record) -> None:
     holder = dispatcher.ids.setdefault(record.job.id, record)
     if holder is record:
         return
-    if isinstance(holder.sink, JobFuture) and holder.sink.was_taken():  # over, and the books do not know yet
+    if (
+        isinstance(holder, Record) and isinstance(holder.sink, JobFuture) and holder.sink.was_taken()
+    ):  # over, and the books do not know yet
         dispatcher.ids[record.job.id] = record
         return
     raise ValueError(

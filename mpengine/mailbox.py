@@ -10,7 +10,7 @@ import queue
 from typing import Any
 
 from mpengine.core.job import Outcome
-from mpengine.core.records import Record
+from mpengine.core.records import Record, SpanEnd
 
 
 class End:
@@ -39,17 +39,12 @@ class Mailbox:
         """Nothing more will be drawn; results may still follow."""
         self._mail.put(End(jobs, problem))
 
-    # ---- as the sink of spans: (position, count, blob, error) ------------------------------------------------------
+    # ---- as the sink of spans: a SpanEnd ---------------------------------------------------------------------------
 
-    def deliver(self, position: int, count: int, blob: bytes) -> None:
-        """Values arrived."""
+    def ended(self, part: SpanEnd) -> None:
+        """Calls have ended."""
         if not self.closed:
-            self._mail.put((position, count, blob, None))
-
-    def fail(self, position: int, error: BaseException) -> None:
-        """A call ended badly."""
-        if not self.closed:
-            self._mail.put((position, 1, None, error))
+            self._mail.put(part)
 
     # ---- as the sink of records: (record, outcome) -----------------------------------------------------------------
 

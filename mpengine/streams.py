@@ -10,9 +10,11 @@ from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 from mpengine.core.job import Outcome
-from mpengine.core.records import Record
-from mpengine.drawing import CallSource, JobSource, Source
+from mpengine.core.records import SpanEnd
+from mpengine.drawing import CallSource, Source
+from mpengine.drawing_jobs import JobSource
 from mpengine.mailbox import End
+from mpengine.outcomes import outcomes_of
 from mpengine.runtime.clock import monotonic
 from mpengine.runtime.dispatcher import Dispatcher
 from mpengine.wire import codec
@@ -105,12 +107,13 @@ class MapStream(_Stream):
             received = self._receive()
             if received is None:
                 return None
-            position, count, blob, error = received
+            count, report = received.count, received.report
+            arrived = (count, None if report is None else report.value, received.error)
             self._received += count
             self._source.received(count)
             if not self._ordered:
-                return count, blob, error
-            self._early[position] = (count, blob, error)
+                return arrived
+            self._early[received.position] = arrived
         arrived = self._early.pop(self._next)
         self._next += arrived[0]
         return arrived
@@ -118,7 +121,7 @@ class MapStream(_Stream):
 
 def _unpacked(blob: bytes) -> tuple[list[Any], bool, BaseException | None]:
     """The values up to the first that cannot be rebuilt, whether all are plain, and that one's error."""
-    values, flags = codec.load_values(blob)
+    values, flags, _ = codec.load_values(blob)
     if flags is None:
         return values, True, None
     for index, flag in enumerate(flags):
@@ -133,60 +136,49 @@ def _unpacked(blob: bytes) -> tuple[list[Any], bool, BaseException | None]:
 
 
 class RunStream(_Stream):
-    """`run`: outcomes of jobs.
+    """`run`: outcomes of jobs."""
 
-    Args:
-        make_source: Makes the source; told whom to tell of each record that is drawn.
-    """
-
-    def __init__(
-        self,
-        dispatcher: Dispatcher,
-        make_source: Callable[[Callable[[Record], None]], JobSource],
-        *,
-        ordered: bool,
-        deadline: float | None,
-    ) -> None:
-        self._expected: deque[Record] = deque()
-        self._early: dict[Record, Outcome] = {}
-        self._dispatcher = dispatcher
-        source = make_source(self._expected.append if ordered else _ignore)
+    def __init__(self, dispatcher: Dispatcher, source: JobSource, *, ordered: bool, deadline: float | None) -> None:
         super().__init__(source, ordered=ordered, deadline=deadline)
+        self._next = 0  # position of the next outcome to hand out, if ordered
+        self._early: dict[int, list[Outcome]] = {}
+        self._dispatcher = dispatcher
         source.start()
 
     def outcomes(self) -> Iterator[Outcome]:
         """One outcome per job."""
         while True:
             self._source.pull()
-            outcome = self._arrived()
-            if outcome is None:
+            outcomes = self._arrived()
+            if outcomes is None:
                 self._raise_problem()
                 return
+            outcomes.reverse()
             broken = self._dispatcher.admission.broken
-            if broken is not None and outcome.error is broken:
-                raise broken
-            box = [outcome]
-            del outcome
-            self.handed_out(1)
-            yield box.pop()  # no reference to it is kept while the consumer works
+            while outcomes:
+                if broken is not None and outcomes[-1].error is broken:
+                    raise broken
+                self.handed_out(1)
+                yield outcomes.pop()  # no reference to it is kept while the consumer works
 
-    def _arrived(self) -> Outcome | None:
-        while not (self._ordered and self._expected and self._expected[0] in self._early):
+    def _arrived(self) -> list[Outcome] | None:
+        """The next to hand out; None if there is no more."""
+        while not (self._ordered and self._next in self._early):
             received = self._receive()
             if received is None:
                 return None
-            record, outcome = received
-            self._received += 1
-            self._source.received(1)
+            if isinstance(received, SpanEnd):
+                position, outcomes = received.position, outcomes_of(received)
+            else:
+                position, outcomes = received[0].position, [received[1]]
+            self._received += len(outcomes)
+            self._source.received(len(outcomes))
             if not self._ordered:
-                arrived: Outcome = outcome
-                return arrived
-            self._early[record] = outcome
-        return self._early.pop(self._expected.popleft())
-
-
-def _ignore(record: Record) -> None:
-    """For those who do not want the order of the input."""
+                return outcomes
+            self._early[position] = outcomes
+        outcomes = self._early.pop(self._next)
+        self._next += len(outcomes)
+        return outcomes
 
 
 # ---- the iterators that users hold ---------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mpengine.core.job import Outcome
-from mpengine.core.records import Batch, Record, SpanSink
+from mpengine.core.records import Batch, Record, SpanEnd, SpanSink
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,22 +24,12 @@ class Settle:
 
 
 @dataclass(frozen=True, slots=True)
-class Deliver:
-    """Hand the pickled values of `count` calls of a map to its iterator."""
+class EndCalls:
+    """Tell the sink of a span that some of its calls have ended. `wanted`: somebody waits for that."""
 
     sink: SpanSink
-    position: int
-    count: int
-    blob: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class DeliverError:
-    """Tell a map's iterator that the call at `position` ended badly."""
-
-    sink: SpanSink
-    position: int
-    error: BaseException
+    part: SpanEnd
+    wanted: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +99,6 @@ class Forget:
 
 
 Action = (
-    PutBatch | Settle | Deliver | DeliverError | Retried | Retract | Revoke | Flush | Interrupt | Kill | Examine
+    PutBatch | Settle | EndCalls | Retried | Retract | Revoke | Flush | Interrupt | Kill | Examine
     | Forget
 )  # fmt: skip

@@ -17,7 +17,7 @@ from mpengine.core.backlog import Backlog
 from mpengine.core.job import Outcome, Status
 from mpengine.core.pace import Pace
 from mpengine.core.policy import backoff_delay, may_retry
-from mpengine.core.records import Batch, Entry, Record, Report, Span, State
+from mpengine.core.records import Batch, Entry, Record, Report, Span, SpanEnd, State
 
 if TYPE_CHECKING:
     from mpengine.context import Context
@@ -226,14 +226,28 @@ class Books:
             if not peers:
                 del self.of_context[record.context]
 
+    def end_calls(
+        self,
+        span: Span,
+        first: int,
+        count: int,
+        status: Status,
+        error: BaseException | None = None,
+        report: Report | None = None,
+        worker_pid: int | None = None,
+    ) -> None:
+        """The one end of so many calls of a span."""
+        self.counts[status] += count
+        self.open -= count
+        if span.jobs is not None or not span.cancelled:
+            part = SpanEnd(span, first, count, status, error, report, worker_pid)
+            self._out.append(do.EndCalls(span.sink, part, not span.cancelled))
+
     def fail_span(self, span: Span, status: Status, error: BaseException) -> None:
         """None of these calls will run; whoever waits for them gets the error."""
-        self.counts[status] += len(span)
-        self.open -= len(span)
-        if not span.cancelled:
-            self._out.append(do.DeliverError(span.sink, span.position + span.first, error))
+        self.end_calls(span, span.first, len(span), status, error)
 
     def drop_span(self, span: Span) -> None:
         """None of these calls will run, and nobody waits for them."""
-        self.counts[Status.CANCELLED] += len(span)
-        self.open -= len(span)
+        span.cancelled = True
+        self.end_calls(span, span.first, len(span), Status.CANCELLED)

@@ -112,11 +112,12 @@ class Ledger:
     def _accepted(self, event: ev.Accepted, now: float) -> None:
         for entry in event.entries:
             if isinstance(entry, Span):
-                self._accept_span(entry)
+                self._accept_span(entry, now)
             else:
                 self._accept_record(entry, now)
 
-    def _accept_span(self, span: Span) -> None:
+    def _accept_span(self, span: Span, now: float) -> None:
+        span.accepted_at = now
         self.books.open += len(span)
         self.books.accepted += len(span)
         if self.books.broken is not None:
@@ -209,7 +210,7 @@ class Ledger:
                 )
             batch.done += report.count
             if batch.span is not None:
-                self._span_reported(batch.span, report)
+                self._span_reported(batch.span, event.worker, report)
             else:
                 self._record_reported(batch.records[report.index], event.worker, report, now)
         if batch.done >= batch.size:
@@ -217,19 +218,12 @@ class Ledger:
         else:
             self._patrol.progressed(batch, now)
 
-    def _span_reported(self, span: Span, report: Report) -> None:
-        position = span.position + span.first + report.index
-        self.books.open -= report.count
-        if report.error is not None:
-            self.books.counts[Status.FAILED] += 1
-            if not span.cancelled:
-                self.books.emit(do.DeliverError(span.sink, position, report.error))
-            return
-        if report.duration:  # 0: logged before the group was over
+    def _span_reported(self, span: Span, worker: int, report: Report) -> None:
+        status = Status.SUCCEEDED if report.error is None else Status.FAILED
+        if report.error is None and report.duration:  # 0: logged before the group was over
             self.books.pace.observe(span.key, report.count, report.duration)
-        self.books.counts[Status.SUCCEEDED] += report.count
-        if not span.cancelled:
-            self.books.emit(do.Deliver(span.sink, position, report.count, report.value))
+        first, pid = span.first + report.index, self.workers.get(worker)
+        self.books.end_calls(span, first, report.count, status, report.error, report, pid)
 
     def _record_reported(self, record: Record, worker: int, report: Report, now: float) -> None:
         if report.skipped:
@@ -316,11 +310,9 @@ class Ledger:
         if batch.done <= batch.index < batch.size:
             at = span.first + batch.index
             parts = [span.part(first, at), span.part(at + 1, stop)]
-            self.books.open -= 1
-            self.books.counts[Status.LOST] += 1
-            if not span.cancelled:
-                error = self._lost_error(verdicts.span_subject(span, span.position + at), event)
-                self.books.emit(do.DeliverError(span.sink, span.position + at, error))
+            error = self._lost_error(verdicts.span_subject(span, at), event)
+            report = Report(0, stack=event.stack, started_at=event.since or 0.0, peak_memory=event.peak_memory)
+            self.books.end_calls(span, at, 1, Status.LOST, error, report, event.pid)
         for part in parts:
             part.cancelled = span.cancelled
         self.books.put_back([part for part in parts if len(part)], now)

@@ -1,7 +1,7 @@
 """The ledger's own entries. Mutable, owned by the ledger; other threads only hand them in and pass them on.
 
     Record  one accepted job                              state: PENDING -> QUEUED -> settled
-    Span    a run of calls of one mapped function         state: the same, as a whole
+    Span    a run of calls of one function                state: the same, as a whole
     Batch   what travels in one queue message: records, or one span
 
 A batch's items are numbered from 0 in the order they run. A worker reports them in that order, so three numbers tell
@@ -39,13 +39,41 @@ class Sink(Protocol):
 
 
 class SpanSink(Protocol):
-    """Where the values of a mapped function go. Opaque to the ledger."""
+    """Where the ends of calls go. Opaque to the ledger."""
 
-    def deliver(self, position: int, count: int, blob: bytes) -> None:
-        """Take the pickled values of the calls [position, position + count)."""
+    def ended(self, part: SpanEnd) -> None:
+        """Some calls have ended. Called by the dispatcher thread."""
 
-    def fail(self, position: int, error: BaseException) -> None:
-        """The call at this position ended badly."""
+
+class SpanEnd:
+    """The end of `count` calls of a span, from number `position` of its sink's on: all in the same way.
+
+    Attributes:
+        jobs: The jobs that the calls are; None: they are a map's.
+        report: What their worker told; its `value` holds all their values, pickled. None: they did not run.
+        accepted_at: When they were taken in.
+    """
+
+    __slots__ = ("accepted_at", "count", "error", "jobs", "position", "report", "status", "worker_pid")
+
+    def __init__(
+        self,
+        span: Span,
+        first: int,
+        count: int,
+        status: Status,
+        error: BaseException | None,
+        report: Report | None,
+        worker_pid: int | None,
+    ) -> None:
+        self.position = span.position + first
+        self.count = count
+        self.jobs = None if span.jobs is None else span.jobs[first : first + count]
+        self.accepted_at = span.accepted_at
+        self.status = status
+        self.error = error
+        self.report = report
+        self.worker_pid = worker_pid
 
 
 class Doom:
@@ -63,7 +91,7 @@ class Record:
     """One accepted job, with the engine's defaults filled in."""
 
     __slots__ = (
-        "accepted_at", "attempt", "batch", "deadline", "doom", "errors", "job", "key", "payload", "problem",
+        "accepted_at", "attempt", "batch", "deadline", "doom", "errors", "job", "key", "payload", "position", "problem",
         "retries", "seq", "sink", "size", "started_at", "state", "stream", "timeout", "worker_pid",
     )  # fmt: skip
 
@@ -89,6 +117,7 @@ class Record:
         self.retries = retries
         self.deadline = deadline
         self.stream = stream  # the iterator it was drawn for, if any
+        self.position = 0  # in that one's input
         self.size = 0 if payload is None else len(payload)
         self.seq = 0  # given by the ledger
         self.state = State.PENDING
@@ -112,16 +141,19 @@ class Record:
 class Span:
     """Calls [first, stop) of a payload that holds the arguments of many calls of one function.
 
-    `position` is the place of the payload's call 0 in the input of its map. Parts of a span share the payload.
+    They are the calls of a map, or jobs without limits of their own (`jobs`, as long as the payload). `position` is the
+    place of the payload's call 0 in its iterator's input. Parts of a span share the payload.
     """
 
     __slots__ = (
-        "cancelled", "first", "fn", "key", "payload", "position", "priority", "sink", "state", "stop", "stream",
+        "accepted_at", "cancelled", "first", "fn", "jobs", "key", "payload", "position", "priority", "sink", "state",
+        "stop", "stream",
     )  # fmt: skip
 
     def __init__(
-        self, sink: SpanSink, fn: Any, payload: bytes, *, position: int, first: int, stop: int, key: int = 0
-    ) -> None:
+        self, sink: SpanSink, fn: Any, payload: bytes, *, position: int, first: int, stop: int, key: int = 0,
+        jobs: Sequence[Job] | None = None,
+    ) -> None:  # fmt: skip
         self.sink = sink
         self.stream: object = sink
         self.fn = fn  # an opaque handle on the pickled function, for the transport
@@ -130,6 +162,8 @@ class Span:
         self.first = first
         self.stop = stop
         self.key = key
+        self.jobs = jobs
+        self.accepted_at = 0.0
         self.priority = 0
         self.state = State.PENDING
         self.cancelled = False
@@ -139,14 +173,17 @@ class Span:
 
     @property
     def name(self) -> str:
-        """The mapped function's name, for people."""
+        """The function's name, for people."""
         return str(self.fn.name)
 
     def part(self, first: int, stop: int) -> Span:
         """The calls [first, stop) of the same payload, as a span of its own."""
-        return Span(
-            self.sink, self.fn, self.payload, position=self.position, first=first, stop=stop, key=self.key
+        part = Span(
+            self.sink, self.fn, self.payload, position=self.position, first=first, stop=stop, key=self.key,
+            jobs=self.jobs,
         )  # fmt: skip
+        part.accepted_at = self.accepted_at
+        return part
 
 
 Entry = Record | Span

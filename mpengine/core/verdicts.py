@@ -64,9 +64,11 @@ def lost_error(
     return JobLost(f"{subject} was lost: worker pid {pid} {text}{peak}{cause}.", **about)
 
 
-def span_subject(span: Span, position: int) -> str:
-    """The subject of a message about one call of a map."""
-    return f"call {position} of map(`{span.name}`)"
+def span_subject(span: Span, call: int) -> str:
+    """The subject of a message about one call of a span's payload."""
+    if span.jobs is not None:
+        return f"job {span.jobs[call].id!r} (`{span.name}`, attempt 1 of 1)"
+    return f"call {span.position + call} of map(`{span.name}`)"
 
 
 def timeout_error(record: Record, attempt: int, seconds: float) -> JobExpired:
@@ -92,5 +94,6 @@ def cancelled_error(record: Record, reason: str) -> JobCancelled:
 
 
 def span_cancelled_error(span: Span, reason: str) -> JobCancelled:
-    """The error of calls of a map that were given up."""
-    return JobCancelled(f"map(`{span.name}`) was cancelled: {reason}", reason=reason)
+    """The error of calls that were given up."""
+    what = f"map(`{span.name}`)" if span.jobs is None else f"a run of `{span.name}`"
+    return JobCancelled(f"{what} was cancelled: {reason}", reason=reason)

@@ -39,10 +39,11 @@ class _Mapped:
         self._view = memoryview(self._map)
         self.words = self._view[: wire.ROW_BYTES].cast("Q")
         self.doubles = self._view[: wire.ROW_BYTES].cast("d")
+        self.pending = self._view[wire.PENDING_AT : wire.ROW_BYTES]
         self.log = self._view[wire.ROW_BYTES : wire.BULK_BASE]
 
     def unmap(self) -> None:
-        for view in (self.words, self.doubles, self.log, self._view):
+        for view in (self.words, self.doubles, self.pending, self.log, self._view):
             view.release()
         self._map.close()
 
@@ -84,6 +85,18 @@ class LogReader(_Mapped):
     def progress(self) -> tuple[float, float]:
         """What the running job said of its progress: done, total."""
         return self.doubles[wire.PROGRESS_DONE], self.doubles[wire.PROGRESS_TOTAL]
+
+    def unlogged(self) -> tuple[int, int, list[bytes]]:
+        """Of a dead worker: a batch, the first of its items whose value is not in the log but pending, those values."""
+        count, end = self.words[wire.PENDING] >> 32, self.words[wire.PENDING] & 0xFFFF_FFFF
+        batch, index = wire.split_started(self.words[wire.PENDING_FIRST])
+        blobs: list[bytes] = []
+        at = 0
+        while len(blobs) < count and at + 4 <= end <= wire.PENDING_BYTES:
+            length = int.from_bytes(self.pending[at : at + 4], "little")
+            blobs.append(bytes(self.pending[at + 4 : at + 4 + length]))
+            at += 4 + length
+        return batch, index, blobs
 
     def records(self) -> Iterator[LogRecord]:
         """What was committed and not read yet. Raises BadFrame. Each record is given free as the next is asked for."""

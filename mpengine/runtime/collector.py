@@ -71,6 +71,16 @@ class Collector:
             events.append(ev.Reported(worker, batch, reports))
         return events, about, problem
 
+    def unlogged(self, worker: int, log: LogReader) -> ev.Reported | None:
+        """Of a dead worker whose log was taken in: jobs of a span that had finished, and whose values are not in it."""
+        seq, first, blobs = log.unlogged()
+        batch = self._batch_of(seq)
+        if batch is None or batch.span is None or not first <= batch.done < min(first + len(blobs), batch.size):
+            return None
+        blobs = blobs[batch.done - first : batch.size - first]
+        value = codec.dump_values(blobs, bytearray(b"\1" * len(blobs)))
+        return ev.Reported(worker, seq, [Report(batch.done, value, count=len(blobs))])
+
     def _report(self, record: LogRecord, pid: int) -> Report:
         report = Report(
             record.index, count=record.count, started_at=record.started_at, duration=record.duration,
@@ -118,7 +128,7 @@ class Collector:
         if batch is None or record.index >= batch.size:
             subject = "a job"
         elif batch.span is not None:
-            subject = span_subject(batch.span, batch.span.position + batch.span.first + record.index)
+            subject = span_subject(batch.span, batch.span.first + record.index)
         else:
             job_record = batch.records[record.index]
             subject = describe(job_record, job_record.attempt + 1)

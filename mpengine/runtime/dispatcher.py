@@ -25,6 +25,7 @@ from typing import Any, cast
 
 from mpengine.core import actions as do
 from mpengine.core import events as ev
+from mpengine.core.job import Job
 from mpengine.core.ledger import Ledger
 from mpengine.core.records import Record
 from mpengine.errors import EngineBroken, EngineClosed, EngineError, InternalError, WorkerStartError
@@ -73,7 +74,7 @@ class Dispatcher:
         self.started_at = monotonic()
         self.closed = threading.Event()
         self.report: ShutdownReport | None = None
-        self.ids: dict[str, Record] = {}
+        self.ids: dict[str, Record | Job] = {}
         self.observers = Observers(options.observers)
         self._inbox = Inbox()
         self.post = self._inbox.post
@@ -114,8 +115,7 @@ class Dispatcher:
         self._doers: dict[type, Callable[[Any], None]] = {
             do.PutBatch: self._put,
             do.Settle: self._settle,
-            do.Deliver: self._deliver,
-            do.DeliverError: self._deliver_error,
+            do.EndCalls: self._end_calls,
             do.Retried: self._tell_retried,
             do.Retract: self._retract,
             do.Forget: self._forget,
@@ -313,11 +313,13 @@ class Dispatcher:
     def _forget(self, action: do.Forget) -> None:
         self._outbox.forget(action.batch)
 
-    def _deliver(self, action: do.Deliver) -> None:
-        action.sink.deliver(action.position, action.count, action.blob)
-
-    def _deliver_error(self, action: do.DeliverError) -> None:
-        action.sink.fail(action.position, action.error)
+    def _end_calls(self, action: do.EndCalls) -> None:
+        jobs = action.part.jobs
+        if jobs is not None:
+            for job in jobs:
+                self.ids.pop(job.id, None)
+        if action.wanted:
+            action.sink.ended(action.part)
 
     def _retract(self, action: do.Retract) -> None:
         batches = self._outbox.retract()

@@ -16,7 +16,7 @@ _keys = itertools.count(1)
 
 @dataclass(slots=True, eq=False)
 class MappedFunction:
-    """The function of a map: crosses once per worker, as a block of the arena that its batches refer to."""
+    """The function of a map or of many jobs: crosses once per worker, as a block of the arena its batches refer to."""
 
     name: str
     blob: bytes
@@ -99,7 +99,8 @@ class Outbox:
         fn: MappedFunction = span.fn
         if fn.block is None:
             fn.block = self.arena.store([fn.blob])
-        header = (fn.key, *fn.block, span.first, span.stop, span.position + span.first, fn.star)
+        names = None if span.jobs is None else [job.id for job in span.jobs[span.first : span.stop]]
+        header = (fn.key, *fn.block, span.first, span.stop, span.position + span.first, fn.star, names)
         return wire.body_parts(header, [span.payload])
 
     def put_pill(self) -> bool:

@@ -21,6 +21,8 @@ from mpengine.current import CurrentJob
 from mpengine.errors import JobInterrupt
 from mpengine.runtime.channel import LogWriter
 from mpengine.runtime.clock import monotonic
+from mpengine.runtime.held import Held
+from mpengine.runtime.loops import run_each, run_plain
 from mpengine.wire import codec
 from mpengine.wire import messages as wire
 from mpengine.wire.remote_error import pack_error, traceback_of
@@ -29,6 +31,7 @@ RING_S = 0.001  # results wait at most this long for the bell while jobs keep en
 GROUP_S = 0.0001  # calls of a map whose values are logged together: what a crash may cause to run again
 MAX_GROUP = 1024
 FUNCTIONS = 16  # mapped functions kept unpickled
+_OUR_FILES = (__file__, run_plain.__code__.co_filename)
 PEAK_AFTER_S = 0.001  # shorter jobs are not worth the system call that tells the peak memory
 
 
@@ -62,7 +65,7 @@ class Runner:
         self._current: tuple[str, int, float | None] | None = None
         self._functions: dict[int, Any] = {}
         self._groups: dict[int, int] = {}  # of those: how many calls make a group
-        self._held: _Held | None = None
+        self._held: Held | None = None
         self._progress_shown = False
 
     def leave_soon(self) -> None:
@@ -79,7 +82,9 @@ class Runner:
             batch, index = wire.split_started(self._words[wire.STARTED])
             if batch != self._held.batch:
                 return None
-            about: tuple[str, int, float | None] = (f"map-{self._held.position + index}", 1, None)
+            names = self._held.names
+            name = f"map-{self._held.position + index}" if names is None else names[index]
+            about: tuple[str, int, float | None] = (name, 1, None)
         elif self._current is not None:
             about = self._current
         else:
@@ -102,7 +107,7 @@ class Runner:
             raise JobInterrupt("the job's time is over, or it was cancelled")
         if self._held is not None and self._words[wire.FLUSH] == self._held.batch:
             self._armed = False
-            self._held.log(self._log, 0.0)
+            self._held.log(0.0)
             self._held.block.clear()  # the calls have become slow: the next group is to be smaller
             self._ring()
             self._armed = True
@@ -170,8 +175,7 @@ class Runner:
 
     def _log_end(self, kind: int, blob: bytes, seq: int, index: int, started_at: float) -> None:
         duration = monotonic() - started_at
-        if duration > PEAK_AFTER_S or not self._peak:
-            self._peak = self._words[wire.PEAK_MEMORY] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        self._look_at_peak(duration)
         try:
             self._log.commit(
                 kind, blob, batch=seq, index=index, started_at=started_at, duration=duration, peak_memory=self._peak
@@ -181,12 +185,16 @@ class Runner:
             blob = pack_error(error, None)
             self._log.commit(wire.ERROR, blob, batch=seq, index=index, started_at=started_at, duration=duration)
 
-    # ---- calls of a map ----------------------------------------------------------------------------------------------
+    def _look_at_peak(self, duration: float) -> None:
+        if duration > PEAK_AFTER_S or not self._peak:
+            self._peak = self._words[wire.PEAK_MEMORY] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    # ---- calls of one function --------------------------------------------------------------------------------------
 
     def run_span(self, seq: int, body: memoryview) -> None:
         """Run calls of one function: their values are logged in groups of at most about `GROUP_S` of work."""
-        (key, offset, length, first, stop, position, star), payload = wire.split_body(body)
-        held = self._held = _Held(seq, position)
+        (key, offset, length, first, stop, position, star, names), payload = wire.split_body(body)
+        held = self._held = Held(self._log, seq, position, names)
         self._clear_progress()
         try:
             self._words[wire.STARTED] = wire.started_word(seq, 0)
@@ -206,11 +214,18 @@ class Runner:
                 )
                 ended_at = monotonic()
                 done = index - before
-                held.log(self._log, ended_at - started_at)
+                if names is not None:
+                    self._look_at_peak(ended_at - started_at)
+                held.log(ended_at - started_at, self._peak)
                 self._clear_progress()
                 if error is not None:
                     kind, blob = self._failed(error)
-                    self._log.commit(kind, blob, batch=seq, index=index, started_at=started_at)
+                    if held.times:
+                        started_at = held.times.pop()
+                    self._log.commit(
+                        kind, blob, batch=seq, index=index, started_at=started_at, duration=ended_at - started_at,
+                        peak_memory=self._peak,
+                    )  # fmt: skip
                     index += 1
                     done += 1
                     held.index = index
@@ -239,10 +254,12 @@ class Runner:
         try:
             try:
                 self._armed = True
-                if flags is None and not star:
-                    revoked = self._run_plain(fn, values[first + index : first + stop], index, seq)
+                if held.names is not None:
+                    revoked = self._run_strictly(fn, values, flags, first, index, stop, seq)
+                elif flags is None and not star:
+                    revoked = run_plain(fn, values[first + index : first + stop], index, seq, self._log, held)
                 else:
-                    revoked = self._run_each(fn, values, flags, first, index, stop, star, seq)
+                    revoked = run_each(fn, values, flags, first, index, stop, star, seq, self._words, held)
             finally:
                 self._armed = False
                 self._leave_if_forked()
@@ -255,41 +272,10 @@ class Runner:
             return index, False, error
         return held.next_index(), revoked, None
 
-    def _run_plain(self, fn: Any, values: list[Any], index: int, seq: int) -> bool:
-        """Run calls with these values, the first of them number `index`; True: the rest was revoked.
-
-        Every instruction of the inner loop counts: a call of a mapped function may take 20 ns.
-        """
-        cells, words, held = self._log.cells, self._words, self._held
-        assert held is not None
-        append, atoms, kind = held.values.append, codec.ATOMS, int
-        started_low, revoked_low, low_seq = wire.STARTED_LOW, wire.REVOKED_LOW, seq & 0xFF
-        base = wire.started_word(seq, 0)
-        at = 0
-        while at < len(values):
-            words[wire.STARTED] = word = base + index + at
-            low = word & 0xFF
-            held.block = values[at : at + 256 - low]
-            for cells[started_low], value in zip(range(low, 256), held.block, strict=False):
-                if cells[revoked_low] == low_seq and words[wire.REVOKED] == seq:
-                    return True
-                value = fn(value)  # the argument is not to outlive its call
-                if type(value) is kind:
-                    append(value)
-                elif type(value) in atoms:
-                    kind = type(value)
-                    append(value)
-                else:
-                    held.append_pickled(codec.dump_result(value))
-            if not held.block:
-                return False  # it was cut short
-            at += 256 - low
-        return False
-
-    def _run_each(
-        self, fn: Any, values: list[Any], flags: bytes | None, first: int, index: int, stop: int, star: bool, seq: int
+    def _run_strictly(
+        self, fn: Any, values: list[Any], flags: bytes | None, first: int, index: int, stop: int, seq: int
     ) -> bool:
-        """As `_run_plain`, with values that are pickled one by one, or hold all arguments of a call."""
+        """As `loops.run_each`, for calls that are jobs: each value is safe, its time known, before the next starts."""
         words, held, loads, atoms = self._words, self._held, codec.loads, codec.ATOMS
         assert held is not None
         base = wire.started_word(seq, 0)
@@ -298,20 +284,22 @@ class Runner:
             words[wire.STARTED] = base + at
             if words[wire.REVOKED] == seq:
                 return True
+            held.times.append(monotonic())
+            self._armed = True
             value = values[first + at]
             if flags is not None and flags[first + at]:
                 value = loads(value)
-            value = fn(*value) if star else fn(value)
-            if type(value) in atoms:
-                held.values.append(value)
-            else:
-                held.append_pickled(codec.dump_result(value))
+            value = fn(*value)
+            is_atom = type(value) in atoms
+            blob = codec.dump_atom(value) if is_atom else codec.dump_result(value)
+            self._armed = False  # the handler must not log while this is half done
+            held.keep(blob, value, is_atom=is_atom)
         return False
 
     def _load_span(
         self, key: int, offset: int, length: int, payload: memoryview
     ) -> tuple[Any, list[Any], bytes | None]:
-        values, flags = codec.load_values(payload)
+        values, flags, _ = codec.load_values(payload)
         fn = self._functions.get(key)
         if fn is None:
             try:
@@ -363,55 +351,6 @@ def _earlier(one: float | None, other: float | None) -> float | None:
     return min(one, other)
 
 
-class _Pickled(bytes):
-    """A value that was pickled as soon as it was there."""
-
-
-class _Held:
-    """Values of a span that were computed and not logged yet: [index, index + len(values)).
-
-    The signal handler may log them between any two steps of the one that adds, so adding is one append.
-    """
-
-    def __init__(self, batch: int, position: int) -> None:
-        self.batch = batch
-        self.position = position
-        self.index = 0
-        self.values: list[Any] = []
-        self.all_atoms = True
-        self.block: list[Any] = []  # what the loop goes through: emptied, it ends after the call that runs
-
-    def append_pickled(self, blob: bytes) -> None:
-        """Add a value that is not an atom."""
-        self.all_atoms = False  # and so it stays for this span
-        self.values.append(_Pickled(blob))
-
-    def next_index(self) -> int:
-        """The first call without a value."""
-        return self.index + len(self.values)
-
-    def log(self, log: LogWriter, seconds: float) -> None:
-        """Commit what is held; it took so many seconds."""
-        values = self.values
-        count = len(values)
-        if not count:
-            return
-        if self.all_atoms:
-            blob = codec.dump_values(values, None)
-        else:
-            flags = bytearray(type(value) is _Pickled for value in values)
-            blob = codec.dump_values([bytes(v) if type(v) is _Pickled else v for v in values], flags)
-        try:
-            log.commit(wire.VALUES, blob, batch=self.batch, index=self.index, count=count, duration=seconds)
-        except OSError as error:
-            error.add_note(f"{count} results of {len(blob)} bytes could not be handed over")
-            blob = pack_error(error, None)
-            for index in range(self.index, self.index + count):
-                log.commit(wire.ERROR, blob, batch=self.batch, index=index)
-        self.index += count
-        values.clear()
-
-
 class _Raise:
     """Stands in for a function that could not be unpickled."""
 
@@ -424,12 +363,12 @@ class _Raise:
 
 def _stack_text(tb: TracebackType | None) -> str:
     """Where the job was when it was broken off, without our signal handler's frame."""
-    frames = [frame for frame in traceback.extract_tb(tb) if frame.filename != __file__]
+    frames = [frame for frame in traceback.extract_tb(tb) if frame.filename not in _OUR_FILES]
     return "".join(traceback.format_list(frames))
 
 
 def _users_part(tb: TracebackType | None) -> TracebackType | None:
     """The traceback without our own frames at its top."""
-    while tb is not None and tb.tb_frame.f_code.co_filename == __file__:
+    while tb is not None and tb.tb_frame.f_code.co_filename in _OUR_FILES:
         tb = tb.tb_next
     return tb

@@ -214,6 +214,8 @@ class Workforce:
         if batch is None or not batch.done <= index < batch.size or self.is_over(batch):
             return None, None
         if batch.span is not None:
+            if batch.span.jobs is not None:
+                return batch.span.jobs[batch.span.first + index].id, None
             return f"call {batch.span.position + batch.span.first + index} of map(`{batch.span.name}`)", None
         return batch.records[index].job.id, since
 
@@ -268,10 +270,13 @@ class Workforce:
     # ---- mourning and replacing --------------------------------------------------------------------------------------
 
     def _died(self, handle: WorkerHandle) -> None:
-        ready = handle.state is WorkerState.READY
         self.collect(handle)
-        batch, index, since = self.board(handle) if ready else (0, -1, None)
         self._book()
+        ready = handle.state is WorkerState.READY  # it may have said so only now
+        unlogged = self.collector.unlogged(handle.id, handle.log)
+        if unlogged is not None:
+            self._tell(unlogged)
+        batch, index, since = self.board(handle)
         job = self.job_of(handle)[0]
         if self.mourner is not None and job is not None:
             self.mourner.died_in_job(handle, job)

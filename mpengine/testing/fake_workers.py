@@ -441,10 +441,9 @@ class FakeWorkers:
             self._put(action.batch)
         elif isinstance(action, do.Forget):
             self.forgets += 1
-        elif isinstance(action, do.Deliver):
-            action.sink.deliver(action.position, action.count, action.blob)
-        elif isinstance(action, do.DeliverError):
-            action.sink.fail(action.position, action.error)
+        elif isinstance(action, do.EndCalls):
+            if action.wanted:
+                action.sink.ended(action.part)
         elif isinstance(action, do.Retract):
             seqs = [ticket.seq for ticket in self.queue]
             self.queue.clear()

@@ -13,7 +13,7 @@ import pickle
 import sys
 from collections import ChainMap
 from collections.abc import Mapping
-from types import CodeType
+from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any, ClassVar
 
 import cloudpickle
@@ -102,6 +102,11 @@ def dump_call(fn: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> byte
         raise
 
 
+def dump_atom(value: Any) -> bytes:
+    """Pickle a value of one of the `ATOMS`."""
+    return pickle.dumps(value, PROTOCOL)
+
+
 def dump_result(value: Any) -> bytes:
     """Pickle what a job returned. The error gets a note saying that it was the result."""
     try:
@@ -144,17 +149,33 @@ def can_dump(obj: Any) -> bool:
     return True
 
 
-def dump_values(values: list[Any], flags: bytearray | None) -> bytes:
+def dump_values(values: list[Any], flags: bytearray | None, times: bytes | None = None) -> bytes:
     """Pack many values at once: atoms as they are, others pickled before by `dumps` and flagged with 1.
 
     Args:
-        values: atoms, or bytes where flagged.
+        values: atoms (or tuples of them), or bytes where flagged.
         flags: as long as `values`; None: all are atoms.
+        times: float64, one more than `values`: when each was begun, and when the last was there.
     """
-    return pickle.dumps((values, None if flags is None else bytes(flags)), PROTOCOL)
+    return pickle.dumps((values, None if flags is None else bytes(flags), times), PROTOCOL)
 
 
-def load_values(blob: Any) -> tuple[list[Any], bytes | None]:
-    """The values and flags of `dump_values`; flagged ones are still pickled."""
-    values, flags = pickle.loads(blob)
-    return values, flags
+def load_values(blob: Any) -> tuple[list[Any], bytes | None, bytes | None]:
+    """What `dump_values` was given; flagged values are still pickled."""
+    values, flags, times = pickle.loads(blob)
+    return values, flags, times
+
+
+def dump_by_name(fn: Any) -> bytes | None:
+    """The pickle of a function that is found by its name wherever it is loaded; None: it is not one of those.
+
+    Such a pickle is the same whenever it is made; any other holds what the function refers to at the moment.
+    """
+    if type(fn) is FunctionType or (type(fn) is BuiltinFunctionType and type(fn.__self__) in (ModuleType, type(None))):
+        try:
+            data = pickle.dumps(fn, PROTOCOL)
+        except Exception:
+            return None
+        if b"__main__" not in data and not any(name in data for name in _further_names()):
+            return data
+    return None

@@ -140,6 +140,84 @@ def test_two_open_jobs_with_one_id_are_refused_and_the_first_goes_on(engine: Eng
     assert engine.dispatch(Job(jobs.echo, ("free again",), id="same")).result(WAIT_S) == "free again"
 
 
+def test_ids_of_many_plain_jobs(engine: Engine) -> None:
+    """They have no record each, and all the same one id is one job at a time."""
+    again = Job(jobs.square, (3,), id="again")
+    given = [Job(jobs.square, (n,), id=f"n{n}") for n in range(100)]
+    outcomes = list(engine.run([*given, again, again, Job(jobs.square, (1,), id="n5")], ordered=True))
+    assert [outcome.job.id for outcome in outcomes] == [*(f"n{n}" for n in range(100)), "again", "again", "n5"]
+    assert [outcome.value for outcome in outcomes[:101]] == [*(n * n for n in range(100)), 9]
+    late = [outcome for outcome in outcomes[101:] if not outcome.ok]
+    assert all(isinstance(outcome.error, ValueError) for outcome in late)
+    assert len({*engine._dispatcher.ids}) == 0
+    assert [outcome.value for outcome in engine.run(given)] != []
+
+
+def test_what_an_outcome_of_a_plain_job_says(engine: Engine) -> None:
+    engine.submit(jobs.square, 1).result(WAIT_S)
+    for outcome in engine.run(Job(jobs.square, (n,)) for n in range(1000)):
+        assert outcome.ok
+        assert outcome.value == outcome.job.args[0] ** 2
+        assert (outcome.attempts, outcome.errors) == (1, ())
+        assert 0 <= outcome.waited < WAIT_S
+        assert 0 <= outcome.duration < WAIT_S
+        assert outcome.worker_pid in [row.pid for row in engine.workers()]
+        assert outcome.peak_memory > 1 << 20
+
+
+def test_plain_jobs_that_end_badly(engine: Engine) -> None:
+    wrong = [3, 50, 51, 99]
+    outcomes = list(
+        engine.run((Job(jobs.fail_at, (n if n in wrong else -1, n), id=f"w{n}") for n in range(100)), ordered=True)
+    )
+    assert [n for n, outcome in enumerate(outcomes) if not outcome.ok] == wrong
+    for n in wrong:
+        outcome = outcomes[n]
+        assert (outcome.status, outcome.attempts, outcome.errors) == ("failed", 1, (outcome.error,))
+        assert f"'w{n}'" in outcome.error.__notes__[0]  # type: ignore[union-attr]
+        assert outcome.worker_pid
+
+
+def test_jobs_of_many_functions_in_their_order(engine: Engine) -> None:
+    calls: list[tuple[Any, tuple[Any, ...]]] = [(jobs.square, (3,)), (jobs.pid, ()), (abs, (-4,)), (len, ("xyz",))]
+    given = [Job(*calls[n // 7 % 4]) for n in range(300)]
+    outcomes = list(engine.run(iter(given), ordered=True))
+    assert [outcome.job for outcome in outcomes] == given
+    assert all(outcome.ok for outcome in outcomes)
+    assert {outcome.job.name: outcome.value for outcome in outcomes if outcome.job.name != "pid"} == {
+        "square": 9, "abs": 4, "len": 3,
+    }  # fmt: skip
+
+
+def test_a_function_that_refers_to_what_changes_goes_with_each_job(engine: Engine) -> None:
+    state = {"now": 0}
+
+    def body(n: int) -> tuple[int, int]:
+        return n, state["now"]
+
+    def given() -> Iterator[Job]:
+        for n in range(20):
+            state["now"] = 10 * n
+            yield Job(body, (n,))
+
+    assert [outcome.value for outcome in engine.run(given(), ordered=True)] == [(n, 10 * n) for n in range(20)]
+
+
+def test_plain_jobs_are_cancelled_by_a_shutdown(make_engine: MakeEngine, gate: Gate) -> None:
+    engine = make_engine(1)
+    holder = engine.submit(jobs.enter, gate.door, "held", "done")
+    gate.arrival()
+    outcomes = engine.run([Job(jobs.square, (n,), id=f"c{n}") for n in range(4)], ordered=True)
+    engine.shutdown(wait=False, cancel_futures=True)
+    wait_for(lambda: engine.stats().cancelled == 4)
+    gate.open()
+    ended = list(outcomes)
+    assert [outcome.status for outcome in ended] == ["cancelled"] * 4
+    assert [f"'c{n}'" in str(ended[n].error) for n in range(4)] == [True] * 4
+    assert [outcome.attempts for outcome in ended] == [0] * 4
+    assert holder.result(WAIT_S) == "done"
+
+
 def test_an_id_is_free_when_its_future_is_resolved(engine: Engine) -> None:
     for n in range(200):
         assert engine.dispatch(Job(jobs.echo, (n,), id="again and again")).result(WAIT_S) == n

@@ -11,7 +11,7 @@ from mpengine.core import events as ev
 from mpengine.core import invariants
 from mpengine.core.job import Job, Outcome
 from mpengine.core.ledger import Ledger
-from mpengine.core.records import Record, Span
+from mpengine.core.records import Record, Span, SpanEnd
 from mpengine.testing.fake_clock import FakeClock
 from mpengine.testing.fake_workers import End, FakeWorker, FakeWorkers, Step
 
@@ -44,11 +44,12 @@ class MapSink:
     values: dict[int, Any] = field(default_factory=dict)
     errors: dict[int, BaseException] = field(default_factory=dict)
 
-    def deliver(self, position: int, count: int, blob: Any) -> None:
-        self.values.update(zip(range(position, position + count), blob, strict=True))
-
-    def fail(self, position: int, error: BaseException) -> None:
-        self.errors[position] = error
+    def ended(self, part: SpanEnd) -> None:
+        if part.error is not None:
+            self.errors[part.position] = part.error
+        elif part.report is not None:
+            values = zip(range(part.position, part.position + part.count), part.report.value, strict=True)
+            self.values.update(values)
 
 
 @dataclass

@@ -27,7 +27,7 @@ from mpengine.core import events as ev
 from mpengine.core import invariants
 from mpengine.core.job import Job, Outcome, Status
 from mpengine.core.ledger import Ledger
-from mpengine.core.records import Record, Span, State
+from mpengine.core.records import Record, Span, SpanEnd, State
 from mpengine.errors import EngineBroken
 from mpengine.testing.fake_clock import FakeClock
 from mpengine.testing.fake_workers import End, FakeWorker, FakeWorkers, Item, Step
@@ -88,22 +88,24 @@ class MapSink:
     values: set[int] = field(default_factory=set)
     errors: dict[int, BaseException] = field(default_factory=dict)
     closed: bool = False
-    failed: bool = False  # a part of it was failed as a whole: of that part, only the first call is told
+    jobs: list[Job] | None = None  # what its calls are, if it is a `run`
+    ended_jobs: set[str] = field(default_factory=set)
 
-    def deliver(self, position: int, count: int, blob: object) -> None:
-        assert not self.closed, "delivered to a closed iterator"
-        positions = range(position, position + count)
-        assert blob == tuple(positions), f"the values {blob} came as those of {positions}"
-        assert not self.values & set(positions), "a value was delivered twice"
-        assert not self.errors.keys() & set(positions), "a value was delivered after an error"
-        self.values |= set(positions)
-
-    def fail(self, position: int, error: BaseException) -> None:
-        assert not self.closed, "an error was delivered to a closed iterator"
-        assert 0 <= position < self.calls
-        assert position not in self.values, "an error was delivered after a value"
-        assert position not in self.errors, "an error was delivered twice"
-        self.errors[position] = error
+    def ended(self, part: SpanEnd) -> None:
+        assert not self.closed, "told to a closed iterator"
+        positions = range(part.position, part.position + part.count)
+        assert 0 <= part.position <= positions[-1] < self.calls
+        if part.error is None:
+            assert part.report is not None
+            assert part.report.value == tuple(positions), f"the values {part.report.value} came as those of {positions}"
+            assert not self.values & set(positions), "a value was delivered twice"
+            assert not self.errors.keys() & set(positions), "a value was delivered after an error"
+            self.values |= set(positions)
+            return
+        for position in positions:
+            assert position not in self.values, "an error was delivered after a value"
+            assert position not in self.errors, "an error was delivered twice"
+            self.errors[position] = part.error
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -144,6 +146,8 @@ class LedgerMachine(RuleBasedStateMachine):
         if isinstance(event, ev.PutFailed):
             self.put_failed(event, actions)
         for action in actions:
+            if isinstance(action, do.EndCalls):
+                self.on_ended(action)
             if isinstance(action, do.PutBatch):
                 self.on_put(action)
             elif isinstance(action, do.Retried):
@@ -151,6 +155,17 @@ class LedgerMachine(RuleBasedStateMachine):
             elif isinstance(action, do.Settle):
                 assert action.record.state is State.SETTLED
                 self.check_outcome(action.record, action.outcome)
+
+    def on_ended(self, action: do.EndCalls) -> None:
+        """Whether its iterator is told or not: of each job that is a call the engine hears once."""
+        sink, part = action.sink, action.part
+        assert isinstance(sink, MapSink)
+        assert (part.jobs is None) == (sink.jobs is None)
+        if sink.jobs is not None and part.jobs is not None:
+            assert part.jobs == sink.jobs[part.position : part.position + part.count]
+            ended = {job.id for job in part.jobs}
+            assert not ended & sink.ended_jobs, "a job ended twice"
+            sink.ended_jobs |= ended
 
     def on_put(self, action: do.PutBatch) -> None:
         batch = action.batch
@@ -189,9 +204,6 @@ class LedgerMachine(RuleBasedStateMachine):
         for action in actions:
             if isinstance(action, do.Settle) and action.outcome.error is event.error:
                 self.sink_of(action.record).put_failed = True
-            elif isinstance(action, do.DeliverError):
-                for sink in self.maps:
-                    sink.failed |= action.sink is sink
 
     def check_outcome(self, record: Record, outcome: Outcome) -> None:
         """Is that what really happened?"""
@@ -317,17 +329,16 @@ class LedgerMachine(RuleBasedStateMachine):
         if record is not None:
             self.sink_of(record).taken = True
 
-    @rule(calls=st.integers(1, 12), cuts=st.lists(st.integers(1, 11), max_size=2))
-    def submit_map(self, calls: int, cuts: list[int]) -> None:
-        sink = MapSink(calls)
+    @rule(calls=st.integers(1, 12), cuts=st.lists(st.integers(1, 11), max_size=2), are_jobs=st.booleans())
+    def submit_map(self, calls: int, cuts: list[int], are_jobs: bool) -> None:
+        sink = MapSink(calls, jobs=[Job(max) for _ in range(calls)] if are_jobs else None)
         self.maps.append(sink)
-        if self.stopped or self.broken:
-            sink.failed = True
         bounds = sorted({0, calls, *(cut for cut in cuts if cut < calls)})
-        spans = [
-            Span(sink, Function(), b"", position=first - skipped, first=skipped, stop=skipped + stop - first, key=TINY)
-            for first, stop, skipped in zip(bounds, bounds[1:], (0, 1, 2), strict=False)
-        ]
+        spans = []
+        for first, stop, skipped in zip(bounds, bounds[1:], (0, 1, 2), strict=False):
+            jobs = None if sink.jobs is None else [Job(max)] * skipped + sink.jobs[first:stop]
+            where = {"position": first - skipped, "first": skipped, "stop": skipped + stop - first}
+            spans.append(Span(sink, Function(), b"", **where, key=TINY, jobs=jobs))
         self.fleet.book()
         self.fleet.tell(ev.Accepted(spans))
         self.left -= 1
@@ -383,8 +394,6 @@ class LedgerMachine(RuleBasedStateMachine):
     def end(self, moved: list[Move]) -> None:
         self.moves.extend(moved)
         self.fleet.observe()
-        for sink in self.maps:
-            sink.failed = True
         if self.ending == "break":
             self.broken = True
             self.fleet.tell(ev.Broke(EngineBroken("no worker can be started")))
@@ -514,7 +523,9 @@ class LedgerMachine(RuleBasedStateMachine):
         for sink in self.sinks:
             assert sink.outcome is not None, "never settled"
         for mapped in self.maps:
-            if not (mapped.closed or mapped.failed):
+            if mapped.jobs is not None:
+                assert mapped.ended_jobs == {job.id for job in mapped.jobs}
+            if not mapped.closed:
                 told = mapped.values | mapped.errors.keys()
                 assert told == set(range(mapped.calls)), f"of {mapped.calls} calls only {sorted(told)} were told"
 

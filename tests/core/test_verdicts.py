@@ -15,7 +15,7 @@ def test_the_subject_names_job_function_and_attempt() -> None:
 
 
 def test_the_subject_of_a_mapped_call_is_its_place_in_the_input() -> None:
-    assert verdicts.span_subject(make_span(4), 41) == "call 41 of map(`resize`)"
+    assert verdicts.span_subject(make_span(4, position=40), 1) == "call 41 of map(`resize`)"
 
 
 @pytest.mark.parametrize(

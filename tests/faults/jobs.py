@@ -64,6 +64,16 @@ def pause(seconds: float) -> None:
     time.sleep(seconds)
 
 
+def note_or_exit(path: str, id: int, bad: int) -> int:
+    """As `note`, in no time; the bad one ends its worker."""
+    with open(path, "a", buffering=1) as file:
+        file.write(f"begin {id}\n")
+        if id == bad:
+            os._exit(3)
+        file.write(f"end {id}\n")
+    return id
+
+
 def note(path: str, id: object, micros: int = 0) -> object:
     """Leaves "begin id" and "end id" in a file that every process appends to."""
     fd = os.open(path, os.O_WRONLY | os.O_APPEND)

@@ -293,7 +293,9 @@ from mpengine import Engine
 with Engine(2, {method!r}) as engine:
     assert engine.submit(abs, -1).result(20) == 1
     for _ in range(2):
-        os.kill(resource_tracker._resource_tracker._pid, signal.SIGKILL)
+        tracker = resource_tracker._resource_tracker._pid
+        os.kill(tracker, signal.SIGKILL)
+        os.waitid(os.P_PID, tracker, os.WEXITED | os.WNOWAIT)
         assert [f.outcome(20).status for f in [engine.submit(os._exit, 3) for _ in range(2)]] == ["lost"] * 2
         assert list(engine.map(abs, range(100))) == list(range(100))
         while [row.state for row in engine.workers()] != ["idle"] * 2:

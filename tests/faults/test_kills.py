@@ -189,6 +189,20 @@ def test_at_any_microsecond_nothing_is_lost_but_what_ran(
     assert_works(engine)
 
 
+@pytest.mark.parametrize("bad", [700, 701, 760, 999])
+def test_plain_jobs_that_had_finished_are_not_run_again(make_engine: MakeEngine, tmp_path: Path, bad: int) -> None:
+    """They are logged many at a time; what was not logged yet lies in the worker's row."""
+    engine = make_engine(1)
+    wait_ready(engine)
+    diary = Diary(tmp_path / "diary")
+    given = (Job(jobs.note_or_exit, (str(diary.path), n, bad)) for n in range(1000))
+    outcomes = {outcome.job.args[1]: outcome for outcome in engine.run(given)}
+    assert [n for n, outcome in outcomes.items() if not outcome.ok] == [bad]
+    assert outcomes[bad].attempts == 1
+    assert isinstance(outcomes[bad].error, JobLost)
+    diary.check(outcomes, 1)
+
+
 def test_map_delivers_every_other_call_when_workers_die(make_engine: MakeEngine) -> None:
     """Values that were logged outlive their worker; finished calls of microseconds may run again, never be lost."""
     engine = make_engine(2)
@@ -236,6 +250,29 @@ def after_its_end(then: Callable[[int], int], most_s: float) -> Callable[[int], 
 
     pidfd_open = os.pidfd_open
     return open_late
+
+
+def test_a_worker_that_dies_before_it_was_heard_to_be_ready_loses_only_what_it_ran(
+    make_engine: MakeEngine, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine(2)
+    pids = wait_ready(engine)
+    holder = engine.submit(jobs.enter, gate.door)
+    pids.remove(gate.arrival().pid)
+    workforce = engine._dispatcher.workforce
+    hear = workforce._bell
+    known = {row.pid for row in engine.workers()}
+    monkeypatch.setattr(
+        workforce, "_bell", lambda handle: hear(handle) if handle.pid in known else os.read(handle.bell_fd, 1)
+    )
+    kill(*pids)
+    wait_gone(*pids)
+    outcome = engine.submit(jobs.exit_with, 3).outcome(WAIT_S)
+    assert outcome.status == "lost"
+    gate.open()
+    assert holder.result(WAIT_S) is None
+    monkeypatch.undo()
+    assert_works(engine)
 
 
 def test_a_worker_whose_start_fails_late_takes_no_job_with_it(

@@ -16,6 +16,7 @@ from mpengine.runtime import descriptors
 from mpengine.runtime.arena import fetch
 from mpengine.runtime.channel import LogReader, LogWriter
 from mpengine.runtime.collector import Collector
+from mpengine.runtime.held import Held
 from mpengine.runtime.inbox import Inbox
 from mpengine.runtime.outbox import MappedFunction, Outbox
 from mpengine.wire import codec
@@ -101,6 +102,32 @@ def test_a_value_that_cannot_be_unpickled_is_an_error_and_the_next_one_comes(log
     assert bad.error is not None
     assert any("'bad one'" in note and "4182" in note for note in bad.error.__notes__)
     assert (good.value, good.error) == ("good", None)
+
+
+@pytest.mark.parametrize("done", range(5))
+def test_what_a_dead_worker_had_kept_and_not_logged(log: Any, done: int) -> None:
+    """Of that, what the books do not have yet."""
+    reader, writer = log
+    held = Held(writer, 1, 0, ["a", "b", "c", "d"])
+    for index in range(4):
+        held.times.append(float(index))
+        held.keep(codec.dumps([index]), [index], is_atom=False)
+    batch = Batch(1, span=Span(None, None, b"", position=0, first=0, stop=4), now=0.0)  # type: ignore[arg-type]
+    batch.done = done
+    event = Collector({1: batch}.get, lambda seq: None).unlogged(7, reader)
+    if done == 4:
+        assert event is None
+    else:
+        assert event is not None
+        (report,) = event.reports
+        values, flags, times = codec.load_values(report.value)
+        assert (report.index, report.count, times) == (done, 4 - done, None)
+        assert flags == bytes([1] * (4 - done))
+        assert [codec.loads(value) for value in values] == [[index] for index in range(done, 4)]
+    batch.size = 2  # the rest was given to another worker
+    event = Collector({1: batch}.get, lambda seq: None).unlogged(7, reader)
+    assert (event is None) == (done >= 2)
+    assert Collector(lambda seq: None, lambda seq: None).unlogged(7, reader) is None
 
 
 @pytest.mark.parametrize("taken", [True, False])
@@ -216,8 +243,9 @@ def test_the_function_of_a_map_crosses_once_and_is_freed_with_its_last_batch(out
     blocks = set()
     for _ in batches:
         _, kind, items, body = read_ticket(outbox)
-        (key, offset, length, first, stop, position, star), payload = wire.split_body(body)
+        (key, offset, length, first, stop, position, star, names), payload = wire.split_body(body)
         assert (kind, items, key, first, stop, position, star) == (wire.SPAN, 3, fn.key, 1, 4, 101, True)
+        assert names is None
         assert bytes(payload) == b"args"
         assert bytes(fetch(outbox.arena.read_fd, offset, length)) == fn.blob
         blocks.add(offset)

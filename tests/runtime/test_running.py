@@ -3,6 +3,7 @@
 import itertools
 import pickle
 import sys
+from array import array
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -53,15 +54,22 @@ class Bench:
         return self.records()
 
     def run_span(
-        self, fn: Callable[..., Any], items: list[Any], first: int = 0, stop: int | None = None, *, star: bool = False
+        self,
+        fn: Callable[..., Any],
+        items: list[Any],
+        first: int = 0,
+        stop: int | None = None,
+        *,
+        star: bool = False,
+        names: list[str] | None = None,
     ) -> list[LogRecord]:
         packed = codec.dumps(fn)
         self.blocks[0, len(packed)] = packed
-        flags = bytearray(type(item) not in codec.ATOMS for item in items)
+        flags = bytearray(names is None and type(item) not in codec.ATOMS for item in items)
         values = [codec.dumps(item) if flag else item for item, flag in zip(items, flags, strict=True)]
         payload = codec.dump_values(values, flags if any(flags) else None)
         stop = len(items) if stop is None else stop
-        header = (id(fn), 0, len(packed), first, stop, 100, star)
+        header = (id(fn), 0, len(packed), first, stop, 100, star, names)
         self.runner.run_span(BATCH, memoryview(b"".join(wire.body_parts(header, [payload]))))
         return self.records()
 
@@ -80,7 +88,7 @@ def summary(records: list[LogRecord]) -> list[Any]:
         if record.kind == wire.VALUE:
             found.append((record.index, codec.loads(record.blob)))
         elif record.kind == wire.VALUES:
-            values, flags = codec.load_values(record.blob)
+            values, flags, _ = codec.load_values(record.blob)
             assert record.count == len(values)
             for at, value in enumerate(values):
                 found.append((record.index + at, codec.loads(value) if flags and flags[at] else value))
@@ -256,7 +264,7 @@ def test_a_value_that_cannot_be_pickled_is_that_calls_error(bench: Bench) -> Non
 
 def test_a_function_that_cannot_be_unpickled_fails_each_call(bench: Bench) -> None:
     bench.blocks[0, 7] = b"rubbish"
-    header = (12345, 0, 7, 0, 3, 100, False)
+    header = (12345, 0, 7, 0, 3, 100, False, None)
     payload = codec.dump_values([1, 2, 3], None)
     bench.runner.run_span(BATCH, memoryview(b"".join(wire.body_parts(header, [payload]))))
     found = summary(bench.records())
@@ -354,6 +362,75 @@ def test_a_revocation_stops_at_the_next_call(bench: Bench, at: int) -> None:
 def test_a_revocation_of_an_older_batch_is_nothing(bench: Bench) -> None:
     bench.reader.words[wire.REVOKED] = BATCH + 256  # its low byte is the same
     assert summary(bench.run_span(jobs.double, list(range(300)))) == [(n, 2 * n) for n in range(300)]
+
+
+# ---- jobs of a span ------------------------------------------------------------------------------------------
+
+
+def safe(bench: Bench, told: list[Any]) -> list[Any]:
+    """The values that the parent would have after a death now; `told` is what it has taken from the log before."""
+    told += summary(bench.records())
+    batch, first, blobs = bench.reader.unlogged()
+    assert batch == BATCH or not blobs
+    return told + [(first + at, codec.loads(blob)) for at, blob in enumerate(blobs)]
+
+
+@pytest.mark.parametrize("size", [1, 1000, 3000, 5000])
+@pytest.mark.parametrize("boxed", [False, True])
+def test_the_value_of_a_job_is_safe_before_the_next_starts(bench: Bench, size: int, boxed: bool) -> None:
+    """Also when the pending area is full, or is too small for it."""
+    told: list[Any] = []
+    wrong: list[Any] = []
+
+    def look(text: str) -> None:
+        n = int(text[:3])
+        values = [f"{at:03}" + "x" * size for at in range(n)]
+        expected = [(at, [value] if boxed else value) for at, value in enumerate(values)]
+        if safe(bench, told) != expected:
+            wrong.append((n, safe(bench, told)[-1:]))
+
+    jobs.hooks["now"] = look
+    items = [(f"{n:03}" + "x" * size,) for n in range(40)]
+    body = jobs.call_hook_and_box if boxed else jobs.call_hook
+    told += summary(bench.run_span(body, items, star=True, names=[f"job {n}" for n in range(40)]))
+    assert wrong == []
+    assert [index for index, _ in told] == list(range(40))
+    assert bench.reader.unlogged()[2] == []
+
+
+def test_a_flush_and_an_error_among_jobs(bench: Bench) -> None:
+    told: list[Any] = []
+
+    def flush(n: int) -> None:
+        if n == 3:
+            bench.reader.words[wire.FLUSH] = BATCH
+            bench.runner.on_signal(0, None)
+            told.extend(summary(bench.records()))
+        if n == 5:
+            raise ValueError("no")
+
+    jobs.hooks["now"] = flush
+    later = bench.run_span(jobs.call_hook, [(n,) for n in range(8)], star=True, names=list("abcdefgh"))
+    assert told == [(0, 0), (1, 1), (2, 2)]
+    assert summary(later) == [(3, 3), (4, 4), (5, "ValueError: no"), (6, 6), (7, 7)]
+    for record in later:
+        assert record.started_at > 0
+        assert record.duration >= 0
+
+
+def test_times_of_jobs(bench: Bench) -> None:
+    before = monotonic()
+    (record,) = bench.run_span(jobs.double, [(n,) for n in range(1)], star=True, names=["a"])
+    _, _, times = codec.load_values(record.blob)
+    started, ended = array("d", times or b"")
+    assert before <= started <= ended <= monotonic()
+
+
+def test_a_job_of_a_span_knows_its_id(bench: Bench) -> None:
+    seen: list[Any] = []
+    jobs.hooks["now"] = lambda n: seen.append(bench.runner.describe().id)  # type: ignore[union-attr]
+    bench.run_span(jobs.call_hook, [(n,) for n in range(6)], 2, 5, star=True, names=["c", "d", "e"])
+    assert seen == ["c", "d", "e"]
 
 
 @pytest.mark.parametrize("body", [jobs.double, jobs.grow, jobs.fail_on_odd])

@@ -124,12 +124,12 @@ def test_a_part_that_raises_anything_is_named_too() -> None:
 
 @pytest.mark.parametrize("values", [[], [1, "x", None, b"y", 2.5, True, 3j]])
 def test_values_without_flags(values: list[Any]) -> None:
-    assert codec.load_values(codec.dump_values(values, None)) == (values, None)
+    assert codec.load_values(codec.dump_values(values, None, b"times")) == (values, None, b"times")
 
 
 def test_values_with_flags() -> None:
     blob = codec.dump_values([1, codec.dumps([2]), 3], bytearray(b"\0\1\0"))
-    values, flags = codec.load_values(blob)
+    values, flags, _ = codec.load_values(blob)
     assert flags == b"\0\1\0"
     assert [codec.loads(v) if f else v for v, f in zip(values, flags, strict=True)] == [1, [2], 3]
 
