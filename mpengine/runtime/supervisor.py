@@ -189,6 +189,8 @@ class Supervisor:
         try:
             self._post(self._make(worker))
         except Exception as error:
+            # Its frames are this thread's, which goes on; they say nothing that the text below does not.
+            error.__context__ = error.__traceback__ = None
             failure = WorkerStartError(
                 f"worker {worker} of {self._name} could not be started ({self._start_method}): "
                 f"{type(error).__name__}: {error}"

@@ -321,7 +321,9 @@ class Workforce:
     def start_failed(self, error: WorkerStartError) -> None:
         """A process could not be started."""
         self._supervisor.starting -= 1
-        if isinstance(error.__cause__, OSError):  # no process or descriptor to be had: there may be, later
+        # No process or descriptor to be had, or the resource tracker was killed in this moment, which is a warning that
+        # `-W error` makes an exception: later there may be.
+        if isinstance(error.__cause__, (OSError, Warning)):
             if self._supervisor.alive() or not self._intensity.failed(monotonic(), killed=True):
                 self._relaunch_at = monotonic() + RELAUNCH_S
                 self._reschedule()
