@@ -40,7 +40,7 @@ _QUANTUM_BITS = 3  # a full window is refilled by an eighth at least: one by one
 
 _SURE = (list, tuple, range, set, frozenset, dict, deque, str, bytes, bytearray)
 _SURE_VIEWS: tuple[type, ...] = (type({}.keys()), type({}.values()), type({}.items()))
-_INLINE_ATOMS = codec.ATOMS - {str, bytes}  # whose size need not be looked at
+NUMBERS = codec.ATOMS - {str, bytes}  # plain values whose size need not be looked at
 
 
 def never_blocks(iterable: Iterable[Any]) -> bool:
@@ -279,8 +279,8 @@ class CallSource(Source):
                 self._in_bulk = False
             new = gathered[known:]
             kinds = set(map(type, new))
-            self._kinds |= kinds - _INLINE_ATOMS
-            if not kinds <= codec.ATOMS or (not kinds <= _INLINE_ATOMS and _text_bytes(new) > MOST_BYTES):
+            self._kinds |= kinds - NUMBERS
+            if not kinds <= codec.ATOMS or (not kinds <= NUMBERS and _text_bytes(new) > MOST_BYTES):
                 self._in_bulk = False
                 self._items = itertools.chain(new, self._items)  # each is to be looked at, and these, too
                 del gathered[known:]
@@ -290,7 +290,7 @@ class CallSource(Source):
 
     def _prepare(self, item: Any) -> Any:
         kind = type(item)
-        if kind in _INLINE_ATOMS or (self._fn.star and all(type(part) in _INLINE_ATOMS for part in item)):
+        if kind in NUMBERS or (self._fn.star and all(type(part) in NUMBERS for part in item)):
             return item
         if kind is str or kind is bytes:
             self._bytes += len(item)

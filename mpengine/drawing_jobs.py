@@ -17,7 +17,7 @@ from typing import Any
 from mpengine.core.job import Job, function_name
 from mpengine.core.pace import MAX_ITEMS, pace_key
 from mpengine.core.records import Entry, Record, Span
-from mpengine.drawing import Source
+from mpengine.drawing import NUMBERS, Source
 from mpengine.runtime.dispatcher import Dispatcher
 from mpengine.runtime.outbox import MappedFunction
 from mpengine.wire import codec
@@ -83,15 +83,20 @@ class JobSource(Source):
     def _is_plain(self, args: tuple[Any, ...]) -> bool:
         """Whether these are now and later the same, and small."""
         try:
-            kinds = set(map(type, args))
+            for arg in args:
+                if type(arg) not in NUMBERS:
+                    return self._is_plain_text(args)
         except TypeError:  # a class that cannot be hashed
             return False
-        if str in kinds or bytes in kinds:
-            size = _text_bytes(args)
-            self._has_text = True
-            self._bytes += size
-            return kinds <= codec.ATOMS and size <= _MOST_TEXT
-        return kinds <= codec.ATOMS
+        return True
+
+    def _is_plain_text(self, args: tuple[Any, ...]) -> bool:
+        if not codec.ATOMS.issuperset(map(type, args)):
+            return False
+        size = _text_bytes(args)
+        self._has_text = True
+        self._bytes += size
+        return size <= _MOST_TEXT
 
     def _learn(self, fn: Any) -> _Function:
         while len(self._functions) >= _FUNCTIONS:

@@ -164,7 +164,9 @@ class Engine(concurrent.futures.Executor):
         source = JobSource(
             self._dispatcher, jobs, self._admitter(), sure=sure, buffersize=buffersize, in_spans=plain
         )  # fmt: skip
-        return RunStream(self._dispatcher, source, ordered=ordered, deadline=deadline)
+        return RunStream(
+            self._dispatcher, source, ordered=ordered, deadline=deadline, counts_each=buffersize is not None
+        )  # fmt: skip
 
     def _admitter(self) -> Callable[..., Record]:
         """Makes records for `run`; without a reference to the engine, for a thread may keep it."""

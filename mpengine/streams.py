@@ -136,10 +136,19 @@ def _unpacked(blob: bytes) -> tuple[list[Any], bool, BaseException | None]:
 
 
 class RunStream(_Stream):
-    """`run`: outcomes of jobs."""
+    """`run`: outcomes of jobs. `counts_each`: as in `MapStream`."""
 
-    def __init__(self, dispatcher: Dispatcher, source: JobSource, *, ordered: bool, deadline: float | None) -> None:
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        source: JobSource,
+        *,
+        ordered: bool,
+        deadline: float | None,
+        counts_each: bool,
+    ) -> None:
         super().__init__(source, ordered=ordered, deadline=deadline)
+        self._counts_each = counts_each
         self._next = 0  # position of the next outcome to hand out, if ordered
         self._early: dict[int, list[Outcome]] = {}
         self._dispatcher = dispatcher
@@ -155,10 +164,13 @@ class RunStream(_Stream):
                 return
             outcomes.reverse()
             broken = self._dispatcher.admission.broken
+            if not self._counts_each:
+                self.handed_out(len(outcomes))
             while outcomes:
                 if broken is not None and outcomes[-1].error is broken:
                     raise broken
-                self.handed_out(1)
+                if self._counts_each:
+                    self.handed_out(1)
                 yield outcomes.pop()  # no reference to it is kept while the consumer works
 
     def _arrived(self) -> list[Outcome] | None:
