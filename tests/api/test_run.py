@@ -323,6 +323,7 @@ def test_higher_priorities_run_first_and_equal_ones_in_order(make_engine: MakeEn
     low = [engine.dispatch(Job(jobs.announce, (order.door, f"low {n}"))) for n in range(12)]
     high = [engine.dispatch(Job(jobs.announce, (order.door, f"high {n}"), priority=5)) for n in range(4)]
     top = engine.dispatch(Job(jobs.announce, (order.door, "top"), priority=9))
+    wait_for(lambda: engine._dispatcher.books.accepted == 18, about="all of them to be in the books")
     gate.open()
     came = [order.arrival().token for _ in range(17)]
     for future in (*low, *high, top):

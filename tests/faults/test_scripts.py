@@ -229,8 +229,11 @@ def late():
         except EngineClosed:
             print("closed")
     print(engine.shutdown().complete, slow.result(0), engine.stats().succeeded)
-    with Engine(1) as another:
-        print(another.submit(abs, -4).result(20))
+    try:
+        with Engine(1) as another:
+            print(another.submit(abs, -4).result(20))
+    except RuntimeError as error:
+        print(error)
 
 engine = Engine(1)
 atexit.register(late)
@@ -242,4 +245,8 @@ engine.submit(time.sleep, 0.1)
 def test_exit_handlers_that_still_use_the_engine() -> None:
     """By then it has finished what it had accepted, and says so."""
     done = run_python("-c", AT_EXIT)
-    assert (done.stdout.split(), done.stderr) == (["closed"] * 3 + ["True", "2", "2", "4"], "")
+    assert done.stderr == ""
+    *said, last = done.stdout.splitlines()
+    assert said == ["closed"] * 3 + ["True 2 2"]
+    # From Python 3.12 on there may be no new thread by then, and no new engine.
+    assert last in ("4", "can't create new thread at interpreter shutdown")
