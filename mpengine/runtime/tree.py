@@ -29,8 +29,8 @@ def send(processes: list[psutil.Process], signum: int) -> None:
 
 
 def send_to(pidfd: int, signum: int) -> None:
-    """Send a signal to exactly this process; nothing if it is gone."""
-    with contextlib.suppress(ProcessLookupError):
+    """Send a signal to exactly this process; nothing if it is gone, or has become one that is not ours (sudo)."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         signal.pidfd_send_signal(pidfd, signum)
 
 

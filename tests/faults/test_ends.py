@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,28 @@ def test_a_job_that_becomes_another_program_is_lost(make_engine: MakeEngine, sta
         assert outcome.worker_pid
         wait_gone(outcome.worker_pid)
         assert_unharmed(engine, after)
+
+
+def test_a_job_that_becomes_a_program_that_is_not_ours_to_end(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by `sudo`: then its end is waited for, and others go on."""
+    engine = make_engine(2)
+    wait_ready(engine)
+    refused = threading.Event()
+
+    def refuse(pidfd: int, signum: int) -> None:
+        refused.set()
+        raise PermissionError("Operation not permitted")
+
+    monkeypatch.setattr(signal, "pidfd_send_signal", refuse)
+    future = engine.submit(jobs.become_another_program, 1.0)
+    wait_for(refused)
+    assert [f.result(WAIT_S) for f in neighbours(engine)] == list(range(30))
+    outcome = future.outcome(WAIT_S)
+    monkeypatch.undo()
+    assert outcome.status == "lost"
+    assert_unharmed(engine, neighbours(engine))
 
 
 def test_a_job_that_closes_all_descriptors(make_engine: MakeEngine, start_method: str) -> None:
