@@ -105,9 +105,9 @@ class JobSource(Source):
         return function
 
     def _forget(self, number: int) -> None:
-        mapped = self._functions.pop(number).mapped
-        if mapped is not None:
-            self._dispatcher.finish_function(mapped)
+        function = self._functions.pop(number, None)  # the drawer thread may forget it in the moment of `close`
+        if function is not None and function.mapped is not None:
+            self._dispatcher.finish_function(function.mapped)
 
     def _pack(self, prepared: list[Any]) -> tuple[list[Entry], int]:
         if set(map(type, prepared)) == {Job}:

@@ -369,7 +369,3 @@ class Ledger:
         for batch in list(self.books.batches.values()):
             if batch.check_at is not None and batch.check_at <= now:
                 self._patrol.check(batch, now)
-
-    def _has_started(self, record: Record) -> bool:
-        batch = record.batch
-        return batch is not None and 0 <= batch.index < batch.size and batch.records[batch.index] is record
