@@ -23,6 +23,7 @@ from typing import Any
 from mpengine.core import events as ev
 from mpengine.core.records import Entry, Span
 from mpengine.mailbox import Mailbox
+from mpengine.plain import NUMBERS, text_bytes
 from mpengine.runtime.clock import monotonic
 from mpengine.runtime.dispatcher import Dispatcher
 from mpengine.runtime.outbox import MappedFunction
@@ -40,7 +41,6 @@ _QUANTUM_BITS = 3  # a full window is refilled by an eighth at least: one by one
 
 _SURE = (list, tuple, range, set, frozenset, dict, deque, str, bytes, bytearray)
 _SURE_VIEWS: tuple[type, ...] = (type({}.keys()), type({}.values()), type({}.items()))
-NUMBERS = codec.ATOMS - {str, bytes}  # plain values whose size need not be looked at
 
 
 def never_blocks(iterable: Iterable[Any]) -> bool:
@@ -280,7 +280,7 @@ class CallSource(Source):
             new = gathered[known:]
             kinds = set(map(type, new))
             self._kinds |= kinds - NUMBERS
-            if not kinds <= codec.ATOMS or (not kinds <= NUMBERS and _text_bytes(new) > MOST_BYTES):
+            if not kinds <= codec.ATOMS or (not kinds <= NUMBERS and text_bytes(new) > MOST_BYTES):
                 self._in_bulk = False
                 self._items = itertools.chain(new, self._items)  # each is to be looked at, and these, too
                 del gathered[known:]
@@ -312,7 +312,7 @@ class CallSource(Source):
         if _Pickled in self._kinds and _Pickled in set(map(type, prepared)):
             flags = bytearray(type(item) is _Pickled for item in prepared)
             prepared = [item.blob if type(item) is _Pickled else item for item in prepared]
-        size = _text_bytes(prepared) if self._kinds else 0
+        size = text_bytes(prepared) if self._kinds else 0
         payload = codec.dump_values(prepared, flags)
         span = Span(self.mailbox, self._fn, payload, position=self._drawn, first=0, stop=count, key=self._key)
         return [span], size
@@ -328,11 +328,6 @@ def _raising(error: Exception) -> Iterator[Any]:
     """An input that gives no more than this error."""
     yield from ()
     raise error
-
-
-def _text_bytes(values: list[Any]) -> int:
-    """Of the strings and bytes among them."""
-    return sum(len(value) for value in values if isinstance(value, str | bytes))
 
 
 class _Pickled:

@@ -99,6 +99,10 @@ class Engine(concurrent.futures.Executor):
         )  # fmt: skip
         self._max_workers = self._options.workers  # ProcessPoolExecutor's users read it
         self._dispatcher = Dispatcher(self._options)
+        self._lane = self._dispatcher.lane
+        options = self._options
+        # Nothing makes each call a case of its own, with limits, events, or a place to wait for.
+        self._plain = options.timeout is None and not options.retries and not options.observers
         _open.add(self._dispatcher)
         weakref.finalize(self, _dropped, self._dispatcher).atexit = False
 
@@ -114,6 +118,10 @@ class Engine(concurrent.futures.Executor):
             EngineClosed: After shutdown.
             EngineBroken: Workers cannot be kept alive.
         """
+        if self._plain and self._options.max_pending is None and not kwargs:
+            future = self._lane.submit(fn, args)
+            if future is not None:
+                return future
         return self.dispatch(Job(fn, args, kwargs))
 
     def dispatch(self, job: Job) -> JobFuture:
@@ -128,7 +136,7 @@ class Engine(concurrent.futures.Executor):
         try:
             future._batch = dispatcher.admission.admit_one(record, block=not dispatcher.is_own_thread())
         except BaseException:
-            dispatcher.ids.pop(job.id, None)
+            dispatcher.ids.release_id(job.id)
             raise
         return future
 
@@ -159,10 +167,8 @@ class Engine(concurrent.futures.Executor):
         deadline: float | None = None,
         buffersize: int | None = None,
     ) -> RunStream:
-        options = self._options
-        plain = options.timeout is None and not options.retries and not options.observers
         source = JobSource(
-            self._dispatcher, jobs, self._admitter(), sure=sure, buffersize=buffersize, in_spans=plain
+            self._dispatcher, jobs, self._admitter(), sure=sure, buffersize=buffersize, in_spans=self._plain
         )  # fmt: skip
         return RunStream(
             self._dispatcher, source, ordered=ordered, deadline=deadline, counts_each=buffersize is not None
@@ -219,8 +225,7 @@ class Engine(concurrent.futures.Executor):
         sure = all(map(never_blocks, iterables))
         if type(self).submit is not Engine.submit or "submit" in self.__dict__:
             return map_by_submit(self.submit, fn, items, deadline, buffersize or 4 * self._max_workers)
-        options = self._options
-        if options.timeout is not None or options.retries or options.observers:
+        if not self._plain:
             # Each call is a job with limits of its own, and with events for those who look.
             jobs = (Job(fn, args) for args in items)
             stream = self._run_stream(jobs, sure=sure, ordered=ordered, deadline=deadline, buffersize=buffersize)
@@ -347,7 +352,7 @@ def _admit(dispatcher: Dispatcher, options: Options, job: Any, sink: Sink, has_i
     record.stream = sink
     try:
         if has_id:
-            dispatcher.ids[job.id] = record
+            dispatcher.ids.become_record(job, record)
         else:
             _take_id(dispatcher, record)
     except ValueError as error:
@@ -356,13 +361,13 @@ def _admit(dispatcher: Dispatcher, options: Options, job: Any, sink: Sink, has_i
 
 
 def _take_id(dispatcher: Dispatcher, record: Record) -> None:
-    holder = dispatcher.ids.setdefault(record.job.id, record)
-    if holder is record:
+    holder = dispatcher.ids.take(record)
+    if holder is None:
         return
     if (
         isinstance(holder, Record) and isinstance(holder.sink, JobFuture) and holder.sink.was_taken()
     ):  # over, and the books do not know yet
-        dispatcher.ids[record.job.id] = record
+        dispatcher.ids.replace(record)
         return
     raise ValueError(
         f"job id {record.job.id!r} is taken by an open job; ids must be unique: choose another or leave it out"

@@ -1,10 +1,11 @@
 """`JobFuture`: a `concurrent.futures.Future` that knows its job and its outcome.
 
-It differs from its base in what it costs:
+It differs from its base in what it costs; `submit` makes hundreds of thousands of them a second:
 
 - Its condition is made when somebody asks for it: a caller that waits where it cannot be answered directly, `wait`,
-  `as_completed`, a callback.
-- Who decides, cancel or start, and whose value it is, the dispatcher's or an attendant's (`runtime/answers.py`), is
+  `as_completed`, a callback. Its job and its outcome, too, where `submit` made it of a plain call.
+- Who decides, cancel or start, is settled under one lock for all futures, so that the futures of a whole batch are
+  started, or resolved, in one go. Whose value it is, the dispatcher's or an attendant's (`runtime/answers.py`), is
   settled without a lock: `setdefault` of a dict is one step.
 """
 
@@ -13,16 +14,19 @@ from __future__ import annotations
 import concurrent.futures
 import logging
 import threading
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from mpengine.core.job import Job, Outcome, Status
+from mpengine.core.naming import id_text
 from mpengine.errors import InternalError
+from mpengine.outcomes import Times, failed_outcome, values_of
 from mpengine.runtime.clock import monotonic
 from mpengine.wire import codec
 
 if TYPE_CHECKING:
-    from mpengine.core.records import Record
+    from mpengine.core.records import Record, Span, SpanEnd
+    from mpengine.functions import KnownFunction
     from mpengine.runtime.answers import Answers
 
 logger = logging.getLogger("mpengine")
@@ -30,14 +34,15 @@ logger = logging.getLogger("mpengine")
 _PENDING = "PENDING"
 _RUNNING = "RUNNING"
 _FINISHED = "FINISHED"
+_CANCELLED = "CANCELLED"
 _CANCELLED_AND_NOTIFIED = "CANCELLED_AND_NOTIFIED"
-_CANCELLED = ("CANCELLED", _CANCELLED_AND_NOTIFIED)
-_DONE = (*_CANCELLED, _FINISHED)
+_DONE = (_CANCELLED, _CANCELLED_AND_NOTIFIED, _FINISHED)
 _NOTHING = object()
+_MADE_LATE = ("_condition", "_waiters", "_done_callbacks")
 
-# Held while a condition is made, and while a future without one is resolved. Whoever has a future's condition relies
-# on its state not changing meanwhile, so it must not change beside a condition that is just being made.
-_making = threading.Lock()
+# Held while a future is cancelled, started or resolved, and while a condition is made. Whoever has a future's condition
+# relies on its state not changing meanwhile, so one that has a condition is resolved with both, the condition first.
+_deciding = threading.Lock()
 
 
 class Desk(Protocol):
@@ -47,6 +52,9 @@ class Desk(Protocol):
 
     def request_cancel(self, record: Record, running: bool) -> None:
         """Give this job up."""
+
+    def request_cancel_call(self, call: JobFuture, running: bool) -> None:
+        """The same, for one that has no record."""
 
     def is_own_thread(self) -> bool:
         """Whether this is the dispatcher thread, in a callback."""
@@ -58,33 +66,63 @@ class Desk(Protocol):
 class JobFuture(concurrent.futures.Future[Any]):
     """What `submit` and `dispatch` return.
 
-    Attributes:
-        job: The job.
+    Of a call that `submit` sends without a record, it is the `Call` that the ledger knows (core/records.py).
+
+    Args:
+        job: The job; None: a plain call, of which there are function, arguments, and the number of its id.
     """
 
-    def __init__(self, job: Job) -> None:
-        # Not super().__init__(), which makes a condition: see the module's text. These are the base's names.
-        self._state = _PENDING
-        self._result = None
-        self._exception = None
-        self._waiters: list[Any] = []
-        self._done_callbacks: list[Callable[[Any], None]] = []
-        self.job = job
-        self._outcome: Outcome | None = None
-        self._desk: Desk | None = None  # these three are set by the engine
-        self._record: Record | None = None
-        self._batch = 0  # on the short way: the number of its batch
+    # The base's names, and ours, as they are in the beginning. Not super().__init__(): it makes a condition.
+    _state = _PENDING
+    _result: Any = None
+    _exception: BaseException | None = None
+    _has_condition = False
+    _outcome: Outcome | None = None
+    _times: Times | None = None  # of a plain call that succeeded: what else there is to say of it, and where
+    _place = 0
+    _desk: Desk | None = None  # these three are set by the engine, if it has a record
+    _record: Record | None = None
+    _batch = 0  # on the short way: the number of its batch
+
+    def __init__(
+        self, job: Job | None, function: KnownFunction | None = None, args: tuple[Any, ...] = (), number: int = 0
+    ) -> None:
+        self._job = job
+        self._function = function
+        self.args = args
+        self.number = number
 
     def __getattr__(self, name: str) -> Any:
-        # Of what the base has, only the condition is ever missing.
-        if name != "_condition":
+        # Of what the base has, only the condition and what it guards are ever missing.
+        if name not in _MADE_LATE:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        with _making:
-            condition = self.__dict__.setdefault("_condition", threading.Condition())
+        with _deciding:
+            if not self._has_condition:
+                self._waiters: list[Any] = []
+                self._done_callbacks: list[Callable[[Any], None]] = []
+                self._condition = threading.Condition()
+                self._has_condition = True
         desk = self._desk
         if desk is not None and self._batch:
             desk.somebody_waits()
-        return condition
+        return self.__dict__[name]
+
+    @property
+    def job(self) -> Job:
+        """The job."""
+        job = self._job
+        if job is None:
+            assert self._function is not None
+            job = Job.numbered(self._function.fn, self.args, self.number)
+            with _deciding:
+                others = self._job
+                self._job = job = job if others is None else others
+        return job
+
+    @property
+    def id(self) -> str:
+        """Of its job."""
+        return self.job.id if self._job is not None else id_text(self.number)
 
     # ---- for its owner ---------------------------------------------------------------------------------------------
 
@@ -98,10 +136,12 @@ class JobFuture(concurrent.futures.Future[Any]):
 
     def cancelled(self) -> bool:
         """Whether it was cancelled."""
-        return self._state in _CANCELLED
+        return self._state == _CANCELLED or self._state == _CANCELLED_AND_NOTIFIED
 
     def result(self, timeout: float | None = None) -> Any:
         """Wait for the value and return it, or raise the job's error. As in `Future`."""
+        if self._state == _FINISHED and self._exception is None:
+            return self._result
         try:
             if self._batch and self._state == _RUNNING:
                 timeout = self._attend(timeout)
@@ -123,7 +163,7 @@ class JobFuture(concurrent.futures.Future[Any]):
     def _attend(self, timeout: float | None) -> float | None:
         """Wait where the worker answers directly; returns what is left of the time."""
         desk = self._desk
-        if desk is None or "_condition" in self.__dict__:
+        if desk is None or self._has_condition:
             return timeout  # others wait, too: the dispatcher serves them all
         if timeout is None:
             desk.answers.attend(self, self._batch, None)
@@ -138,21 +178,26 @@ class JobFuture(concurrent.futures.Future[Any]):
         Raises:
             TimeoutError: It did not end within `timeout` seconds.
         """
-        if self._outcome is None:
+        if not self._has_outcome():
             desk = self._desk
             if desk is not None and desk.is_own_thread() and self.was_taken():
                 return self._outcome_by_state()  # in a callback: this very thread would have to tell it
             with self._condition:
                 told = self._condition.wait_for(self._is_told, timeout)
             if not told:
-                raise TimeoutError(f"job {self.job.id!r} has no outcome after {timeout:g} s; wait longer or cancel it")
+                raise TimeoutError(f"job {self.id!r} has no outcome after {timeout:g} s; wait longer or cancel it")
+        if self._outcome is None and self._times is not None:
+            self._outcome = self._times.outcome(self.job, self._place, self._result)
         if self._outcome is None:
             # Cancelled a moment ago, and the dispatcher has not told the job's end yet; or a user resolved it.
             return self._outcome_by_state()
         return self._outcome
 
+    def _has_outcome(self) -> bool:
+        return self._outcome is not None or self._times is not None
+
     def _is_told(self) -> bool:
-        return self._outcome is not None or (self.done() and not self.was_taken())
+        return self._has_outcome() or (self.done() and not self.was_taken())
 
     def _outcome_by_state(self) -> Outcome:
         if self.cancelled():
@@ -169,12 +214,23 @@ class JobFuture(concurrent.futures.Future[Any]):
         a job that has started, too: it is interrupted, and after the engine's `stop_grace` killed; then True means
         that this was asked for in time. Returns at once.
         """
-        if self.done():
+        with _deciding:
+            cancelled = self._state == _PENDING
+            if cancelled:
+                self._state = _CANCELLED
+        if cancelled:
+            if self._has_condition:
+                with self._condition:
+                    self._condition.notify_all()
+                self._invoke_callbacks()
+        elif self._state in _DONE:
             return self.cancelled()
-        cancelled = self.__dict__.setdefault("_first", "cancel") == "cancel" and super().cancel()
-        desk, record = self._desk, self._record
-        if (cancelled or running) and desk is not None and record is not None:
-            desk.request_cancel(record, running)
+        desk, record, function = self._desk, self._record, self._function
+        if cancelled or running:
+            if desk is not None and record is not None:
+                desk.request_cancel(record, running)
+            elif function is not None:
+                function.desk.request_cancel_call(self, running)
         # By now it may have ended: by itself, or by this very request.
         return cancelled or (running and (not self.done() or self.cancelled()))
 
@@ -186,7 +242,7 @@ class JobFuture(concurrent.futures.Future[Any]):
         Resolves the future only while nobody else waits for it: waiters and callbacks are the dispatcher's to tell,
         whom no KeyboardInterrupt meets half-way.
         """
-        if "_condition" in self.__dict__:
+        if self._has_condition:
             return False
         try:
             value = codec.loads(blob)
@@ -194,8 +250,9 @@ class JobFuture(concurrent.futures.Future[Any]):
             return False
         if self.__dict__.setdefault("_value", value) is not value:
             return False
-        with _making:
-            if "_condition" not in self.__dict__ and self._state == _RUNNING:
+        with _deciding:
+            # Looked at again: it may have got one while the value was being rebuilt.
+            if self._state == _RUNNING and not self.__dict__.get("_has_condition"):
                 self._result = value
                 self._state = _FINISHED
         return True
@@ -213,15 +270,14 @@ class JobFuture(concurrent.futures.Future[Any]):
 
     def is_quiet(self) -> bool:
         """Whether nobody waits for it, unless it be an attendant."""
-        return "_condition" not in self.__dict__
+        return not self._has_condition
 
     def start(self, record: Record) -> bool:
         """The record is about to be sent, and can no longer be cancelled for free; False: it was cancelled."""
-        if self.__dict__.setdefault("_first", "start") == "cancel":
-            return False
-        if self._state == _PENDING:
-            self._state = _RUNNING
-        return True  # perhaps a further attempt; or a user has resolved it, whose job runs nonetheless
+        with _deciding:
+            if self._state == _PENDING:
+                self._state = _RUNNING
+            return not self.cancelled()  # perhaps it runs by now, for this is a further attempt
 
     def settle(self, record: Record, outcome: Outcome) -> None:
         """Resolve. Called once, by the dispatcher thread.
@@ -232,58 +288,115 @@ class JobFuture(concurrent.futures.Future[Any]):
         self._outcome = outcome
         self._desk = None
         self._record = None
-        taken = self.offered() is not None
-        cancelled = self.__dict__.setdefault("_first", "start") == "cancel"  # in time, or its outcome would be another
-        callbacks = False
-        if cancelled or outcome.status is Status.CANCELLED:
-            callbacks = self._settle_cancelled()
-        elif self._state == _FINISHED:
-            if taken:
-                self._notify()  # those who wait for the outcome
-            else:
-                logger.warning("the future of job %r had been resolved by someone else; its outcome is %s",
-                               self.job.id, outcome.status)  # fmt: skip
-        elif outcome.error is None and outcome.status is not Status.SUCCEEDED:
-            raise InternalError(f"job {self.job.id!r} is {outcome.status} without an error; please report this")
-        else:
-            callbacks = self._resolve(outcome.value, outcome.error)
+        callbacks = self._end(outcome.status, outcome.value, outcome.error)
         if desk is not None and self._batch:
             desk.answers.resolved(self)  # before the callbacks: they may wait for what its attendant does next
         if callbacks:
             self._invoke_callbacks()
 
-    def _resolve(self, value: Any, error: BaseException | None) -> bool:
-        """Give it its result; returns whether it has a condition, and so perhaps callbacks."""
-        with _making:
-            if "_condition" not in self.__dict__:
-                self._result, self._exception = value, error
-                self._state = _FINISHED
+    def _end(self, status: Status, value: Any, error: BaseException | None) -> bool:
+        """Come to an end, unless it has; returns whether callbacks are to be called."""
+        if error is None and status is not Status.SUCCEEDED:
+            raise InternalError(f"job {self.id!r} is {status} without an error; please report this")
+        taken = bool(self._batch) and self.offered() is not None
+        with _deciding:
+            if not self._has_condition:
+                self._end_once(status, value, error, taken=taken)
                 return False
         with self._condition:
-            if self._state == _FINISHED:
-                return False  # by a user, in this moment
+            told = self._state == _CANCELLED  # by `cancel`, which called the callbacks
+            with _deciding:
+                ended = self._end_once(status, value, error, taken=taken)
+            for waiter in self._waiters if ended else ():
+                if self._state == _CANCELLED_AND_NOTIFIED:
+                    waiter.add_cancelled(self)
+                elif error is None:
+                    waiter.add_result(self)
+                else:
+                    waiter.add_exception(self)
+            self._condition.notify_all()  # also those who wait for the outcome
+        return ended and not told
+
+    def _end_once(self, status: Status, value: Any, error: BaseException | None, *, taken: bool) -> bool:
+        if self._state == _FINISHED:
+            if not taken:
+                logger.warning("the future of job %r had been resolved by someone else; its outcome is %s",
+                               self.id, status)  # fmt: skip
+            return False
+        if self._state == _CANCELLED_AND_NOTIFIED:
+            return False
+        if (
+            self._state == _CANCELLED or status is Status.CANCELLED
+        ):  # a running job may be cancelled, unlike in `Future`
+            self._state = _CANCELLED_AND_NOTIFIED
+        else:
             self._result, self._exception = value, error
             self._state = _FINISHED
-            for waiter in self._waiters:
-                waiter.add_result(self) if error is None else waiter.add_exception(self)
-            self._condition.notify_all()
         return True
 
-    def _notify(self) -> None:
-        with self._condition:
-            self._condition.notify_all()
 
-    def _settle_cancelled(self) -> bool:
-        """To CANCELLED_AND_NOTIFIED from wherever it is; a running job may be cancelled here, unlike in `Future`.
+class FutureSink:
+    """The futures of plain calls, as the sink of their spans. Dispatcher thread only."""
 
-        Returns whether callbacks are to be called.
-        """
-        with self._condition:
-            if self._state in (_FINISHED, _CANCELLED_AND_NOTIFIED):
-                return False
-            told = self._state == "CANCELLED"  # by Future.cancel, which called the callbacks already
-            self._state = _CANCELLED_AND_NOTIFIED
-            for waiter in self._waiters:
-                waiter.add_cancelled(self)
-            self._condition.notify_all()
-        return not told
+    def start_calls(self, span: Span) -> Sequence[JobFuture]:
+        """They are about to be sent, and can no longer be cancelled for free; returns those that were."""
+        futures = cast(Sequence[JobFuture], span.open_jobs)
+        cancelled = []
+        with _deciding:
+            for future in futures:
+                if future._state == _PENDING:
+                    future._state = _RUNNING
+                elif future.cancelled():
+                    cancelled.append(future)
+        return cancelled
+
+    def ended(self, part: SpanEnd) -> None:
+        """Resolve them."""
+        futures = cast(Sequence[JobFuture], part.jobs)
+        if part.error is not None:
+            for future in futures:
+                self._failed(future, part)
+            return
+        values, flags, times = values_of(part)
+        everyone = range(len(futures))
+        for index in self._resolve(futures, values, times) if flags is None else everyone:
+            self._succeeded(
+                futures[index], index, values[index], times, pickled=flags is not None and bool(flags[index])
+            )
+
+    def _succeeded(self, future: JobFuture, index: int, value: Any, times: Times, *, pickled: bool) -> None:
+        if pickled:
+            try:
+                value = codec.loads(value)
+            except BaseException as error:  # a user's object may raise anything while it is rebuilt
+                codec.annotate(error, f"mpengine: the result of job {future.id!r} cannot be unpickled here")
+                future._outcome = times.outcome(future.job, index, None, error)
+                self._call_back(future, future._end(Status.FAILED, None, error))
+                return
+        future._place = index
+        future._times = times
+        self._call_back(future, future._end(Status.SUCCEEDED, value, None))
+
+    @staticmethod
+    def _resolve(futures: Sequence[JobFuture], values: list[Any], times: Times) -> list[int]:
+        """Those that nobody waits for, all at once; returns where the others are."""
+        others = []
+        with _deciding:
+            for index, future in enumerate(futures):
+                if future._has_condition or future._state != _RUNNING:
+                    others.append(index)
+                    continue
+                future._result = values[index]
+                future._place = index
+                future._times = times
+                future._state = _FINISHED
+        return others
+
+    def _failed(self, future: JobFuture, part: SpanEnd) -> None:
+        outcome = future._outcome = failed_outcome(part, future.job)
+        self._call_back(future, future._end(outcome.status, None, outcome.error))
+
+    @staticmethod
+    def _call_back(future: JobFuture, wanted: bool) -> None:
+        if wanted:
+            future._invoke_callbacks()

@@ -7,10 +7,11 @@ and says so.
 from __future__ import annotations
 
 import queue
+from collections.abc import Sequence
 from typing import Any
 
 from mpengine.core.job import Outcome
-from mpengine.core.records import Record, SpanEnd
+from mpengine.core.records import Call, Record, Span, SpanEnd
 
 
 class End:
@@ -40,6 +41,10 @@ class Mailbox:
         self._mail.put(End(jobs, problem))
 
     # ---- as the sink of spans: a SpanEnd ---------------------------------------------------------------------------
+
+    def start_calls(self, span: Span) -> Sequence[Call]:
+        """They are about to be sent. If nobody waits for them any more, the ledger has been told."""
+        return ()
 
     def ended(self, part: SpanEnd) -> None:
         """Calls have ended."""

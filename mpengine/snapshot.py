@@ -71,7 +71,7 @@ def engine_stats(dispatcher: Dispatcher) -> EngineStats:
     queued = sum(batch.size - batch.done for batch in list(books.batches.values()) if not workforce.is_over(batch))
     uptime = monotonic() - dispatcher.started_at
     return EngineStats(
-        pending=max(0, dispatcher.admission.admitted - ended - queued),
+        pending=max(0, dispatcher.lane.admitted + len(dispatcher.lane.calls) - ended - queued),
         queued=queued,
         running=sum(row.state == "busy" for row in _rows(dispatcher, memory=False)),
         succeeded=counts[Status.SUCCEEDED],

@@ -17,7 +17,7 @@ from mpengine.core.backlog import Backlog
 from mpengine.core.job import Outcome, Status
 from mpengine.core.pace import Pace
 from mpengine.core.policy import backoff_delay, may_retry
-from mpengine.core.records import Batch, Entry, Record, Report, Span, SpanEnd, State
+from mpengine.core.records import Batch, Call, Doom, Entry, Record, Report, Span, SpanEnd, State
 
 if TYPE_CHECKING:
     from mpengine.context import Context
@@ -38,6 +38,7 @@ class Books:
         abandoned: Why nothing is started any more, if so.
         of_context: Open records by the context they were given.
         timers: A heap of (when, tie, record): deadlines, and ends of backoffs.
+        dooms: Jobs of spans that were sent, and are to end before their time.
     """
 
     def __init__(self, jitter: Callable[[], float]) -> None:
@@ -54,6 +55,7 @@ class Books:
         self.abandoned: str | None = None
         self.of_context: dict[Context, set[Record]] = {}
         self.timers: list[tuple[float, int, Record]] = []
+        self.dooms: dict[Call, Doom] = {}
         self._ties = itertools.count()
         self._jitter = jitter
         self._out: list[do.Action] = []
@@ -127,6 +129,10 @@ class Books:
         again: list[Entry] = []
         for entry in entries:
             if isinstance(entry, Span):
+                if self.dooms:
+                    self.end_doomed_calls(entry)
+                if not len(entry):
+                    continue
                 if entry.cancelled:
                     self.drop_span(entry)
                 elif self.abandoned is not None:
@@ -235,13 +241,48 @@ class Books:
         error: BaseException | None = None,
         report: Report | None = None,
         worker_pid: int | None = None,
+        skipped: int = 0,
     ) -> None:
         """The one end of so many calls of a span."""
         self.counts[status] += count
         self.open -= count
         if span.jobs is not None or not span.cancelled:
-            part = SpanEnd(span, first, count, status, error, report, worker_pid)
+            part = SpanEnd(span, first, count, status, error, report, worker_pid, skipped)
             self._out.append(do.EndCalls(span.sink, part, not span.cancelled))
+
+    def end_some(
+        self, span: Span, first: int, count: int, status: Status, error: BaseException | None, report: Report,
+        worker_pid: int | None,
+    ) -> None:  # fmt: skip
+        """As `end_calls`, for what a worker told: of jobs that are doomed, the doom holds."""
+        start = first
+        if not self.dooms:
+            self.end_calls(span, first, count, status, error, report, worker_pid)
+            return
+        for at, job in enumerate(span.open_jobs[first - span.first : first - span.first + count], first):
+            doom = self.dooms.pop(job, None)
+            if doom is not None:
+                if report.stack and not getattr(doom.error, "stack", ""):
+                    doom.error.__dict__["stack"] = report.stack
+                if at > start:
+                    self.end_calls(span, start, at - start, status, error, report, worker_pid, start - first)
+                self.end_calls(span, at, 1, doom.status, doom.error, report, worker_pid)
+                start = at + 1
+        if start < first + count:
+            self.end_calls(span, start, first + count - start, status, error, report, worker_pid, start - first)
+
+    def end_doomed_calls(self, span: Span) -> None:
+        """Take those that are doomed out of a span that has not been started."""
+        kept = []
+        for job in span.open_jobs:
+            doom = self.dooms.pop(job, None)
+            if doom is None:
+                kept.append(job)
+            else:
+                self.fail_span(span.of([job]), doom.status, doom.error)
+        if span.jobs is not None and len(kept) < len(span):
+            span.size = span.of(kept).size
+            span.jobs, span.position, span.first, span.stop = kept, 0, 0, len(kept)
 
     def fail_span(self, span: Span, status: Status, error: BaseException) -> None:
         """None of these calls will run; whoever waits for them gets the error."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mpengine.core.records import Entry, Record, Report
+from mpengine.core.records import Call, Entry, Record, Report
 
 if TYPE_CHECKING:
     from mpengine.context import Context
@@ -112,6 +112,24 @@ class CancelRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class CallsCancelled:
+    """Someone gave up these jobs, which are calls of spans. `running`: also those that have started."""
+
+    jobs: Collection[Call]
+    reason: str
+    running: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """This batch was not sent, because these calls of it turned out to be given up."""
+
+    batch: int
+    jobs: Sequence[Call]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class ContextCancelled:
     """A context with open jobs was cancelled."""
 
@@ -147,5 +165,6 @@ class TimePassed:
 
 Event = (
     Accepted | Sent | WorkerReady | Reported | GaveBack | Observed | WorkerExited | Retracted | QueueFull | PutFailed
-    | CancelRequested | ContextCancelled | StreamClosed | PendingCancelled | Broke | TimePassed
+    | Refused | CancelRequested | CallsCancelled | ContextCancelled | StreamClosed | PendingCancelled | Broke
+    | TimePassed
 )  # fmt: skip

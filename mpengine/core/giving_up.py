@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mpengine.core import events as ev
 from mpengine.core import verdicts
 from mpengine.core.books import Books
 from mpengine.core.job import Status
 from mpengine.core.patrol import Patrol
-from mpengine.core.records import Doom, Record, Span, State
+from mpengine.core.records import Call, Doom, Record, Span, State
 
 _CLOSED = "its iterator was closed"
 
@@ -40,6 +42,35 @@ class GivingUp:
         record = event.record
         if record.state is State.PENDING or (record.state is State.QUEUED and event.running):
             self._cancel(record, event.reason, now)
+
+    def calls_cancelled(self, event: ev.CallsCancelled, now: float) -> None:
+        """Jobs in spans. All at once: they are searched for."""
+        books = self._books
+        for entry in list(books.backlog):
+            if isinstance(entry, Span) and self._doom_calls(entry, entry.open_jobs, event):
+                books.end_doomed_calls(entry)
+                if not len(entry):
+                    entry.state = State.SETTLED
+                    books.backlog.settled()
+        for batch in list(books.batches.values()) if event.running else ():
+            waiting = batch.open_span(batch.done)
+            if waiting is not None and self._doom_calls(waiting, waiting.open_jobs, event):
+                self._patrol.pursue(batch, now)
+
+    def _doom_calls(self, span: Span, jobs: Sequence[Call], event: ev.CallsCancelled | ev.Refused) -> bool:
+        """Doom those of these jobs of a span that were given up; whether there are any."""
+        found = [job for job in jobs if job in event.jobs]
+        for job in found:
+            error = verdicts.call_cancelled_error(span, job, event.reason)
+            self._books.dooms.setdefault(job, Doom(Status.CANCELLED, error))
+        return bool(found)
+
+    def refused(self, event: ev.Refused, now: float) -> None:
+        """A batch was not sent, for some of its calls were given up meanwhile."""
+        batch = self._books.batches[event.batch]
+        assert batch.span is not None
+        self._doom_calls(batch.span, event.jobs, event)
+        self._books.truncate(batch, 0, now)
 
     def context_cancelled(self, event: ev.ContextCancelled, now: float) -> None:
         """All jobs of a context."""
@@ -86,6 +117,7 @@ class GivingUp:
     def broke(self, event: ev.Broke, now: float) -> None:
         """Everything, at once: there are no workers."""
         self._books.broken = event.error
+        self._books.dooms.clear()
         for batch in list(self._books.batches.values()):
             self._books.close(batch)
             span = batch.open_span(batch.done)

@@ -32,6 +32,7 @@ def check(ledger: Ledger) -> None:
     _check_contexts(books)
     _check_timers(books)
     _check_ends(books)
+    _check_dooms(books)
 
 
 def _expect(truth: bool, otherwise: str) -> None:
@@ -121,7 +122,13 @@ def _check_places(books: Books) -> None:
     of_sink: dict[int, list[tuple[int, int]]] = {}
     for span, first, stop in _calls(books):
         _expect(first < stop, f"{_name(span)} is somewhere with no open call")
-        of_sink.setdefault(id(span.sink), []).append((first, stop))
+        if span.payload is not None:
+            start = span.position
+            of_sink.setdefault(id(span.sink), []).append((start + first, start + stop))
+            continue
+        for job in (span.jobs or ())[first:stop]:
+            _expect(id(job) not in seen, f"job {job.id!r} is in two places")
+            seen.add(id(job))
     for ranges in of_sink.values():
         ranges.sort()
         for (_, stop), (first, _) in itertools.pairwise(ranges):
@@ -129,14 +136,13 @@ def _check_places(books: Books) -> None:
 
 
 def _calls(books: Books) -> Iterable[tuple[Span, int, int]]:
-    """Every place that holds open calls, and which: the first and the one after the last, counted as its map does."""
+    """Every place that holds open calls, and which: the first and the one after the last."""
     for entry in books.backlog:
         if isinstance(entry, Span):
-            yield entry, entry.position + entry.first, entry.position + entry.stop
+            yield entry, entry.first, entry.stop
     for batch in books.batches.values():
         if batch.span is not None:
-            start = batch.span.position + batch.span.first
-            yield batch.span, start + batch.done, start + batch.size
+            yield batch.span, batch.span.first + batch.done, batch.span.first + batch.size
 
 
 def _check_counts(books: Books) -> None:
@@ -179,6 +185,12 @@ def _check_ends(books: Books) -> None:
     elif books.abandoned is not None:
         _expect(not books.backlog, "nothing will be started any more, and the backlog still holds something")
         _expect(not books.delayed, "nothing will be started any more, and something waits for its next attempt")
+
+
+def _check_dooms(books: Books) -> None:
+    sent = {job for batch in books.batches.values() for job in batch.jobs(batch.done)}
+    for job in books.dooms:
+        _expect(job in sent, f"job {job.id!r} is to end before its time, and no worker has it")
 
 
 def _name(thing: Batch | Record | Span | None) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from mpengine.core.naming import id_text
 from mpengine.errors import InternalError
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 RetryOn = type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], bool]
 Backoff = float | Callable[[int], float]
 
-_numbers = itertools.count(1)
+new_number = itertools.count(1).__next__
 
 
 class Status(StrEnum):
@@ -57,8 +58,9 @@ class Job:
     fn: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
-    id: str
     # What most jobs leave out is here once for all of them, not in each.
+    number: int = 0  # of an id that was made for it; 0: it was given one
+    _id: str | None = None
     context: Context | None = None
     timeout: float | None = None
     retries: int | None = None
@@ -84,19 +86,20 @@ class Job:
     ) -> None:
         if not callable(fn):
             raise TypeError(f"Job: fn must be callable, got {type(fn).__name__}; pass the function, not its result")
-        if id is None:
-            id = f"job-{next(_numbers)}"
-        elif not isinstance(id, str):
+        if id is not None and not isinstance(id, str):
             raise TypeError(f"Job: id must be a string, got {type(id).__name__}; use str(...)")
         if timeout is not None and not timeout > 0:
-            raise ValueError(f"Job {id!r}: timeout must be greater than 0 seconds, got {timeout!r}")
+            raise ValueError(f"{_subject(id)}: timeout must be greater than 0 seconds, got {timeout!r}")
         if retries is not None and retries < 0:
-            raise ValueError(f"Job {id!r}: retries must be 0 or more, got {retries!r}")
+            raise ValueError(f"{_subject(id)}: retries must be 0 or more, got {retries!r}")
         fields = self.__dict__
         fields["fn"] = fn
         fields["args"] = args if type(args) is tuple else tuple(args)
         fields["kwargs"] = {} if kwargs is None else kwargs
-        fields["id"] = id
+        if id is None:
+            fields["number"] = new_number()  # its id is put together when somebody wants to see it
+        else:
+            fields["_id"] = id
         if context is not None:
             fields["context"] = context
         if timeout is not None:
@@ -111,6 +114,18 @@ class Job:
             fields["priority"] = priority
         if meta is not None:
             fields["meta"] = meta
+
+    @classmethod
+    def numbered(cls, fn: Callable[..., Any], args: tuple[Any, ...], number: int) -> Job:
+        """A job without limits whose id was made before it."""
+        job = cls.__new__(cls)
+        job.__dict__.update(fn=fn, args=args, kwargs={}, number=number)
+        return job
+
+    @property
+    def id(self) -> str:
+        """Unique among the open jobs of an engine."""
+        return id_text(self.number if self._id is None else self._id)
 
     def __setattr__(self, name: str, value: object = None) -> NoReturn:
         raise AttributeError(f"Job {self.id!r} is immutable: cannot set {name!r}; make a new Job")
@@ -129,6 +144,10 @@ class Job:
     def name(self) -> str:
         """The function's name, for people."""
         return function_name(self.fn)
+
+
+def _subject(id: str | None) -> str:
+    return "Job" if id is None else f"Job {id!r}"
 
 
 def _rebuild_job(fn: Any, args: Any, kwargs: Any, id: str, *limits: Any) -> Job:

@@ -73,7 +73,9 @@ class Ledger:
             ev.Retracted: self._retracted,
             ev.QueueFull: self._on_queue_full,
             ev.PutFailed: self._put_failed,
+            ev.Refused: giving_up.refused,
             ev.CancelRequested: giving_up.cancel_requested,
+            ev.CallsCancelled: giving_up.calls_cancelled,
             ev.ContextCancelled: giving_up.context_cancelled,
             ev.StreamClosed: giving_up.stream_closed,
             ev.PendingCancelled: giving_up.pending_cancelled,
@@ -223,7 +225,7 @@ class Ledger:
         if report.error is None and report.duration:  # 0: logged before the group was over
             self.books.pace.observe(span.key, report.count, report.duration)
         first, pid = span.first + report.index, self.workers.get(worker)
-        self.books.end_calls(span, first, report.count, status, report.error, report, pid)
+        self.books.end_some(span, first, report.count, status, report.error, report, pid)
 
     def _record_reported(self, record: Record, worker: int, report: Report, now: float) -> None:
         if report.skipped:
@@ -312,7 +314,7 @@ class Ledger:
             parts = [span.part(first, at), span.part(at + 1, stop)]
             error = self._lost_error(verdicts.span_subject(span, at), event)
             report = Report(0, stack=event.stack, started_at=event.since or 0.0, peak_memory=event.peak_memory)
-            self.books.end_calls(span, at, 1, Status.LOST, error, report, event.pid)
+            self.books.end_some(span, at, 1, Status.LOST, error, report, event.pid)
         for part in parts:
             part.cancelled = span.cancelled
         self.books.put_back([part for part in parts if len(part)], now)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from mpengine.core import actions as do
 from mpengine.core import verdicts
 from mpengine.core.job import Status
-from mpengine.core.records import Batch, Doom
+from mpengine.core.records import Batch, Doom, Span
 
 if TYPE_CHECKING:
     from mpengine.core.books import Books
@@ -97,11 +97,16 @@ class Patrol:
         """Revoke what was given up and waits in the worker's hand; interrupt, then kill, what runs."""
         assert batch.worker is not None
         index = self._current(batch)
-        if batch.span is not None:
-            doomed = batch.span.cancelled
-            waiting = doomed
+        if batch.span is not None and batch.span.cancelled:
+            waiting = True
             # A call of microseconds is over before it can be broken off: the revocation ends the batch after it.
-            running = doomed and batch.revoked_at is not None and now >= batch.revoked_at + SETTLE_S
+            running = batch.revoked_at is not None and now >= batch.revoked_at + SETTLE_S
+        elif batch.span is not None:
+            dooms = self._books.dooms
+            running = bool(dooms) and index is not None and any(job in dooms for job in batch.jobs(index, index + 1))
+            waiting = bool(dooms) and any(
+                job in dooms for job in batch.jobs(batch.done if index is None else index + 1)
+            )
         else:
             running = index is not None and batch.records[index].doom is not None
             later = batch.records[(batch.done if index is None else index + 1) : batch.size]
@@ -138,6 +143,10 @@ class Patrol:
         elif now >= batch.revoked_at + SETTLE_S:
             self._books.truncate(batch, index + 1, now)
 
+    def _is_given_up(self, batch: Batch, span: Span) -> bool:
+        dooms = self._books.dooms
+        return span.cancelled or (bool(dooms) and any(job in dooms for job in batch.jobs(batch.done)))
+
     def _revoke(self, batch: Batch, now: float) -> None:
         if batch.revoked_at is None:
             assert batch.worker is not None
@@ -154,7 +163,7 @@ class Patrol:
             times.append(now + PATROL_S)
         elif batch.size - batch.done > 1:
             times.append(now + (PATROL_S if batch.worker is not None else IDLE_PATROL_S))
-        elif batch.span is not None and batch.span.cancelled:
+        elif batch.span is not None and self._is_given_up(batch, batch.span):
             times.append(now + PATROL_S)
         if batch.kill_at is not None and not batch.killed and batch.interrupted == index:
             times.append(max(batch.kill_at, now))

@@ -38,8 +38,22 @@ class Sink(Protocol):
         """Deliver the outcome. Called once per record, by the dispatcher thread."""
 
 
+class Call(Protocol):
+    """What there is to know of a job that travels as a call of a span."""
+
+    args: tuple[Any, ...]
+    number: int  # of an id that was made for it; 0: it was given one
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+
+
 class SpanSink(Protocol):
     """Where the ends of calls go. Opaque to the ledger."""
+
+    def start_calls(self, span: Span) -> Sequence[Call]:
+        """The jobs of this span are about to be sent; returns those that were cancelled: then none of it is sent."""
 
     def ended(self, part: SpanEnd) -> None:
         """Some calls have ended. Called by the dispatcher thread."""
@@ -51,10 +65,11 @@ class SpanEnd:
     Attributes:
         jobs: The jobs that the calls are; None: they are a map's.
         report: What their worker told; its `value` holds all their values, pickled. None: they did not run.
+        skipped: The values in there that come before theirs.
         accepted_at: When they were taken in.
     """
 
-    __slots__ = ("accepted_at", "count", "error", "jobs", "position", "report", "status", "worker_pid")
+    __slots__ = ("accepted_at", "count", "error", "jobs", "position", "report", "skipped", "status", "worker_pid")
 
     def __init__(
         self,
@@ -65,6 +80,7 @@ class SpanEnd:
         error: BaseException | None,
         report: Report | None,
         worker_pid: int | None,
+        skipped: int,
     ) -> None:
         self.position = span.position + first
         self.count = count
@@ -74,6 +90,7 @@ class SpanEnd:
         self.error = error
         self.report = report
         self.worker_pid = worker_pid
+        self.skipped = skipped
 
 
 class Doom:
@@ -139,20 +156,24 @@ class Record:
 
 
 class Span:
-    """Calls [first, stop) of a payload that holds the arguments of many calls of one function.
+    """Calls of one function: those of a map, or jobs without limits of their own.
 
-    They are the calls of a map, or jobs without limits of their own (`jobs`, as long as the payload). `position` is the
-    place of the payload's call 0 in its iterator's input. Parts of a span share the payload.
+    A map's: calls [first, stop) of a payload that holds the arguments of many, cut to size by its iterator.
+
+    Jobs: [first, stop) of `jobs`; their arguments are packed when they are sent (`payload` is None), so that the ledger
+    can cut a batch as it sees fit, and take single ones out. `size` is about how many bytes of text all of them have.
+
+    `position` is the place of call 0 in its iterator's input. Parts of a span share payload and jobs.
     """
 
     __slots__ = (
-        "accepted_at", "cancelled", "first", "fn", "jobs", "key", "payload", "position", "priority", "sink", "state",
-        "stop", "stream",
+        "accepted_at", "cancelled", "first", "fn", "jobs", "key", "payload", "position", "priority", "sink", "size",
+        "state", "stop", "stream",
     )  # fmt: skip
 
     def __init__(
-        self, sink: SpanSink, fn: Any, payload: bytes, *, position: int, first: int, stop: int, key: int = 0,
-        jobs: Sequence[Job] | None = None,
+        self, sink: SpanSink, fn: Any, payload: bytes | None, *, position: int, first: int, stop: int, key: int = 0,
+        jobs: Sequence[Call] | None = None, size: int = 0,
     ) -> None:  # fmt: skip
         self.sink = sink
         self.stream: object = sink
@@ -163,6 +184,7 @@ class Span:
         self.stop = stop
         self.key = key
         self.jobs = jobs
+        self.size = size
         self.accepted_at = 0.0
         self.priority = 0
         self.state = State.PENDING
@@ -176,12 +198,24 @@ class Span:
         """The function's name, for people."""
         return str(self.fn.name)
 
+    @property
+    def open_jobs(self) -> Sequence[Call]:
+        """The jobs [first, stop); none if the calls are a map's."""
+        return () if self.jobs is None else self.jobs[self.first : self.stop]
+
     def part(self, first: int, stop: int) -> Span:
-        """The calls [first, stop) of the same payload, as a span of its own."""
+        """The calls [first, stop) of the same payload or jobs, as a span of its own."""
         part = Span(
             self.sink, self.fn, self.payload, position=self.position, first=first, stop=stop, key=self.key,
-            jobs=self.jobs,
+            jobs=self.jobs, size=self.size,
         )  # fmt: skip
+        part.accepted_at = self.accepted_at
+        return part
+
+    def of(self, jobs: Sequence[Call]) -> Span:
+        """Some of its jobs, as a span of its own. Their positions are lost: only for jobs whose sink needs none."""
+        part = Span(self.sink, self.fn, None, position=0, first=0, stop=len(jobs), key=self.key, jobs=jobs)
+        part.size = self.size * len(jobs) // max(1, len(self.jobs or ()))
         part.accepted_at = self.accepted_at
         return part
 
@@ -220,6 +254,13 @@ class Batch:
     def has_started(self, record: Record) -> bool:
         """Whether this is the item last seen started."""
         return 0 <= self.index < len(self.records) and self.records[self.index] is record
+
+    def jobs(self, first: int, stop: int | None = None) -> Sequence[Call]:
+        """Of its span: the jobs that items [first, stop) are; None: to the end. None of a map's."""
+        if self.span is None or self.span.jobs is None:
+            return ()
+        start = self.span.first
+        return self.span.jobs[start + first : start + (self.size if stop is None else stop)]
 
     def open_span(self, first: int = 0) -> Span | None:
         """Its calls from item `first` on, as a span of their own; None if it holds jobs."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from mpengine.core.records import Record, Span
+from mpengine.core.records import Call, Record, Span
 from mpengine.errors import JobCancelled, JobExpired, JobLost, MemoryLimitExceeded
 
 _HINTS = {
@@ -91,6 +91,11 @@ def deadline_error(record: Record, attempt: int, *, started: bool) -> JobExpired
 def cancelled_error(record: Record, reason: str) -> JobCancelled:
     """The error of a job that was given up."""
     return JobCancelled(f"job {record.job.id!r} (`{record.job.name}`) was cancelled: {reason}", reason=reason)
+
+
+def call_cancelled_error(span: Span, job: Call, reason: str) -> JobCancelled:
+    """The error of a job of a span that was given up."""
+    return JobCancelled(f"job {job.id!r} (`{span.name}`) was cancelled: {reason}", reason=reason)
 
 
 def span_cancelled_error(span: Span, reason: str) -> JobCancelled:

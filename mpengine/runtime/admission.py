@@ -6,10 +6,11 @@ import threading
 from collections.abc import Callable
 
 from mpengine.core import events as ev
-from mpengine.core.records import Entry, Record
+from mpengine.core.records import Entry, Record, Span
 from mpengine.errors import EngineBroken, EngineClosed
 from mpengine.runtime.express import Express
 from mpengine.runtime.inbox import Inbox
+from mpengine.runtime.lane import Lane
 
 
 class Admission:
@@ -19,18 +20,18 @@ class Admission:
         waiting: How many of the jobs admitted, whose number it gets, have not started.
 
     Attributes:
-        admitted: Jobs let in, whether the ledger knows them yet or not.
         broken: Why the engine is broken, if it is.
     """
 
     def __init__(
-        self, name: str, inbox: Inbox, express: Express, max_pending: int | None, waiting: Callable[[int], int]
-    ) -> None:
-        self.admitted = 0
+        self, name: str, inbox: Inbox, express: Express, lane: Lane, max_pending: int | None,
+        waiting: Callable[[int], int],
+    ) -> None:  # fmt: skip
         self.broken: EngineBroken | None = None
         self._name = name
         self._inbox = inbox
         self._express = express
+        self._lane = lane
         self._max_pending = max_pending
         self._waiting = waiting
         self._closed = False
@@ -48,7 +49,8 @@ class Admission:
             if block and self._max_pending is not None:
                 self._gate.wait_for(self._has_room)
             self.check_open()
-            self.admitted += jobs
+            self._post_lane()
+            self._lane.admitted += jobs
             self._inbox.post(ev.Accepted(entries))
 
     def admit_one(self, record: Record, *, block: bool) -> int:
@@ -58,13 +60,28 @@ class Admission:
             return 0
         with self._gate:
             self.check_open()
-            seq = self._express.send(record, self.admitted) if block else 0
-            self.admitted += 1
+            self._post_lane()
+            seq = self._express.send(record, self._lane.admitted) if block else 0
+            self._lane.admitted += 1
             if not seq:
                 self._inbox.post(ev.Accepted([record]))
             elif self._express.is_pressing(record):
                 self._inbox.wake()
             return seq
+
+    def take_lane(self) -> list[Span]:
+        """What has come through the lane. For the dispatcher."""
+        with self._gate:
+            spans, jobs = self._lane.take()
+            self._lane.admitted += jobs
+            return spans
+
+    def _post_lane(self) -> None:
+        """What came through the lane was first."""
+        if self._lane.calls:
+            spans, jobs = self._lane.take()
+            self._lane.admitted += jobs
+            self._inbox.post(ev.Accepted(spans))
 
     def check_open(self) -> None:
         """Raise EngineBroken or EngineClosed if nobody is let in."""
@@ -76,7 +93,7 @@ class Admission:
     def _has_room(self) -> bool:
         if self._closed or self.broken is not None:
             return True
-        return self._max_pending is None or self._waiting(self.admitted) < self._max_pending
+        return self._max_pending is None or self._waiting(self._lane.admitted) < self._max_pending
 
     def jobs_moved_on(self) -> None:
         """Some may have started or ended: those who wait for room look again."""
@@ -87,17 +104,21 @@ class Admission:
     def close(self, request: object = None) -> None:
         """Let nobody in from now on; then post the request."""
         with self._gate:
+            self._lane.closed = True
+            self._post_lane()
             self.close_soon(request)
             self._gate.notify_all()
 
     def close_soon(self, request: object = None) -> None:
         """As `close`, without the lock: for finalizers, which run in whatever thread collects garbage."""
-        self._closed = True
+        self._closed = self._lane.closed = True
         if request is not None:
             self._inbox.post(request)
 
     def break_with(self, error: EngineBroken) -> None:
         """Let nobody in, for this reason."""
         with self._gate:
+            self._lane.closed = True
+            self._post_lane()
             self.broken = error
             self._gate.notify_all()

@@ -25,10 +25,11 @@ from typing import Any, cast
 
 from mpengine.core import actions as do
 from mpengine.core import events as ev
-from mpengine.core.job import Job
+from mpengine.core.ids import OpenIds
 from mpengine.core.ledger import Ledger
-from mpengine.core.records import Record
+from mpengine.core.records import Call, Record
 from mpengine.errors import EngineBroken, EngineClosed, EngineError, InternalError, WorkerStartError
+from mpengine.functions import Functions
 from mpengine.observing import EngineState, JobAccepted, Observers
 from mpengine.options import Options
 from mpengine.runtime import descriptors, stopping
@@ -37,6 +38,7 @@ from mpengine.runtime.answers import Answers
 from mpengine.runtime.clock import monotonic
 from mpengine.runtime.express import Express, LoneSink
 from mpengine.runtime.inbox import Inbox
+from mpengine.runtime.lane import Lane
 from mpengine.runtime.outbox import MappedFunction, Outbox
 from mpengine.runtime.process import prepare_context
 from mpengine.runtime.stopping import ShutdownReport, ShutdownRequest, Stopping
@@ -46,6 +48,7 @@ from mpengine.wire.remote_error import safe_text
 
 logger = logging.getLogger("mpengine")
 
+CANCELLED = "its future was cancelled"
 _DESCRIPTORS = 12  # of an engine and the resource tracker, workers aside
 _LATE = (do.Settle, do.Forget, do.Kill)  # of the actions: these can wait for the others
 _POLL_FOREVER = -1
@@ -61,7 +64,9 @@ class Dispatcher:
     Attributes:
         admission: For any thread: how jobs get in.
         books: To read in; only the ledger writes.
-        ids: Open jobs by id; any thread adds, this one removes.
+        ids: Of open jobs; any thread adds, this one removes.
+        functions: Those that cross once.
+        lane: For any thread: how plain calls get in.
         closed: Set when every worker is gone and this thread ends.
         report: Of the shutdown, when that is over.
     """
@@ -74,7 +79,7 @@ class Dispatcher:
         self.started_at = monotonic()
         self.closed = threading.Event()
         self.report: ShutdownReport | None = None
-        self.ids: dict[str, Record | Job] = {}
+        self.ids = OpenIds()
         self.observers = Observers(options.observers)
         self._inbox = Inbox()
         self.post = self._inbox.post
@@ -85,9 +90,12 @@ class Dispatcher:
         self.answers = Answers(self._inbox.wake)
         self._taken = 0  # of the answers, when this thread last looked
         self._called = False  # out of a light sleep, before its time
+        self.functions = Functions(self, self.finish_function)
+        self.lane = Lane(self.functions, self.ids, self._inbox, self._express)
         self.admission = Admission(
-            options.name, self._inbox, self._express, options.max_pending, self._waiting
+            options.name, self._inbox, self._express, self.lane, options.max_pending, self._waiting
         )  # fmt: skip
+        self._given_up: deque[tuple[Call, bool]] = deque()
         self._events: deque[ev.Event] = deque()
         self._telling = False
         self._stopping: Stopping | None = None
@@ -151,7 +159,12 @@ class Dispatcher:
 
     def request_cancel(self, record: Record, running: bool) -> None:
         """For a future."""
-        self.post(ev.CancelRequested(record, "its future was cancelled", running))
+        self.post(ev.CancelRequested(record, CANCELLED, running))
+
+    def request_cancel_call(self, call: Call, running: bool) -> None:
+        """For a future that has no record."""
+        self._given_up.append((call, running))
+        self.post(self._give_up_calls)
 
     def somebody_waits(self) -> None:
         """For the outcome of a job on the short way: this thread must not sleep lightly now."""
@@ -182,7 +195,7 @@ class Dispatcher:
             self._end()
 
     def _turn(self) -> None:
-        idle = self._inbox.may_sleep()  # before the look at who waits: who comes later, wakes
+        idle = self._inbox.may_sleep() and not self.lane.calls  # before the look at who waits: who comes later, wakes
         light = self._may_sleep_lightly()
         if not idle or (self._express and not light):
             sleep_s = 0.0
@@ -204,14 +217,18 @@ class Dispatcher:
         self.workforce.answer(ready)
         for item in self._inbox.take():
             self._take(item)
+        self._take_lane()
         self._wake_at = self._next_wakeup()
         if self._stopping is not None or (self._wake_at is not None and self._wake_at <= monotonic()):
             self._time_has_come(monotonic())
             self._wake_at = self._next_wakeup()
-        if not self.books.open and not self._inbox and not self._express:
+        if not self.books.open and self._has_taken_all():
             while self._joiners:
                 self._joiners.pop().set()
         self.admission.jobs_moved_on()
+
+    def _has_taken_all(self) -> bool:
+        return not self._inbox and not self._express and not self.lane.calls
 
     def _may_sleep_lightly(self) -> bool:
         """Whether a thread is served by the workers' direct answers, and nobody else waits for anything.
@@ -238,7 +255,7 @@ class Dispatcher:
             self._tell(ev.TimePassed())
         self.workforce.look_after(now)
         if self._stopping is not None:
-            drained = not self.books.open and not self._inbox and not self._express
+            drained = not self.books.open and self._has_taken_all()
             if self._stopping.climb(now, drained=drained):
                 self._finish()
 
@@ -267,6 +284,23 @@ class Dispatcher:
         else:
             self.workforce.observe()  # rule 2
             self._tell(item)
+
+    def _take_lane(self) -> None:
+        """Enter into the books what came through the lane."""
+        if self.lane.calls:
+            self._tell(ev.Accepted(self.admission.take_lane()))
+
+    def _give_up_calls(self) -> None:
+        """End plain calls whose futures were cancelled: all at once, for they are searched for."""
+        self._take_lane()
+        jobs: dict[bool, set[Call]] = {False: set(), True: set()}
+        for _ in range(len(self._given_up)):
+            call, running = self._given_up.popleft()
+            jobs[running].add(call)
+        self.workforce.observe()  # rule 2
+        for running, calls in jobs.items():
+            if calls:
+                self._tell(ev.CallsCancelled(calls, CANCELLED, running))
 
     def _book(self) -> None:
         """Enter into the books what is on the short way."""
@@ -316,10 +350,12 @@ class Dispatcher:
     def _end_calls(self, action: do.EndCalls) -> None:
         jobs = action.part.jobs
         if jobs is not None:
-            for job in jobs:
-                self.ids.pop(job.id, None)
+            self.ids.release_calls(jobs)
         if action.wanted:
-            action.sink.ended(action.part)
+            try:
+                action.sink.ended(action.part)
+            except Exception:
+                logger.exception("delivering the outcomes of %d calls failed", action.part.count)
 
     def _retract(self, action: do.Retract) -> None:
         batches = self._outbox.retract()
@@ -331,6 +367,12 @@ class Dispatcher:
             self.observers.retried(action, monotonic())
 
     def _put(self, action: do.PutBatch) -> None:
+        span = action.batch.span
+        if span is not None and span.jobs is not None:
+            given_up = span.sink.start_calls(span)
+            if given_up:
+                self._events.append(ev.Refused(action.batch.seq, given_up, CANCELLED))
+                return
         try:
             refused = self._outbox.put(action.batch)
         except queue.Full:
@@ -340,14 +382,13 @@ class Dispatcher:
             self._events.append(ev.PutFailed(action.batch.seq, error))
         else:
             for record in refused:
-                self._events.append(ev.CancelRequested(record, "its future was cancelled", running=True))
+                self._events.append(ev.CancelRequested(record, CANCELLED, running=True))
 
     def _settle(self, action: do.Settle) -> None:
         record, outcome = action.record, action.outcome
         if self.observers:
             self.observers.finished(record, outcome, monotonic())
-        if self.ids.get(record.job.id) is record:
-            del self.ids[record.job.id]
+        self.ids.release(record)
         try:
             record.sink.settle(record, outcome)
         except Exception:

@@ -67,12 +67,16 @@ class Express:
     def __bool__(self) -> bool:
         return bool(self._lane)
 
+    def is_open(self, admitted: int) -> bool:
+        """Whether all jobs that were admitted, so many, have ended. Any thread; `send` looks again."""
+        return bool(self._ledger.workers) and self._is_idle(admitted)
+
     def send(self, record: Record, admitted: int) -> int:
         """Put the job on the short way, if that is open: all jobs admitted before, so many, must have ended.
 
         Returns the number of its batch, or 0: it was not sent.
         """
-        if not self._ledger.workers or not self._is_idle(admitted):
+        if not self.is_open(admitted):
             return 0
         if record.context is not None or record.payload is None:
             return 0  # they may be over before they begin, which is for the ledger to say

@@ -32,10 +32,10 @@ class Held:
     that: it is called where the handler does nothing.
 
     Args:
-        names: The ids of the jobs that the calls are; None: they are a map's.
+        names: The ids of the jobs that the calls are, or their numbers; None: they are a map's.
     """
 
-    def __init__(self, log: LogWriter, batch: int, position: int, names: Sequence[str] | None) -> None:
+    def __init__(self, log: LogWriter, batch: int, position: int, names: Sequence[str | int] | None) -> None:
         self.batch = batch
         self.position = position
         self.names = names

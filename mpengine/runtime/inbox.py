@@ -11,7 +11,11 @@ from mpengine.runtime import descriptors
 
 
 class Inbox:
-    """Many threads post, one takes. `wake_fd` becomes readable when there is something while the reader sleeps."""
+    """Many threads post, one takes. `wake_fd` becomes readable when there is something while the reader sleeps.
+
+    Attributes:
+        is_asleep: Whether the reader sleeps, or is about to.
+    """
 
     def __init__(self) -> None:
         # A pipe, not an eventfd: its writer tells the kernel that it is about to sleep, so that the reader is woken on
@@ -21,7 +25,7 @@ class Inbox:
             descriptors.own(self.wake_fd, self._write_fd)
         self._pid = os.getpid()
         self._items: deque[Any] = deque()
-        self._asleep = False
+        self.is_asleep = False
 
     def post(self, item: Any) -> None:
         """Leave something and wake the reader. Never blocks, takes no lock: finalizers may call it."""
@@ -32,8 +36,8 @@ class Inbox:
 
     def wake(self) -> None:
         """Wake the reader, if it sleeps: there is something for it, here or elsewhere."""
-        if self._asleep and self._pid == os.getpid():
-            self._asleep = False  # the next to post need not wake it again
+        if self.is_asleep and self._pid == os.getpid():
+            self.is_asleep = False  # the next to post need not wake it again
             try:
                 os.write(self._write_fd, b"\0")
             except OSError:
@@ -45,12 +49,12 @@ class Inbox:
     def may_sleep(self) -> bool:
         """The reader is about to sleep; False if something has come in the meantime. The order matters:
         asleep first, then the look, so that whoever posts after the look wakes."""
-        self._asleep = True
+        self.is_asleep = True
         return not self._items
 
     def awake(self) -> None:
         """The reader is awake, for whatever reason."""
-        self._asleep = False
+        self.is_asleep = False
 
     def clear_wake(self) -> None:
         """The descriptor was readable."""

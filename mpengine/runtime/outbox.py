@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from mpengine.core.records import Batch, Record
 from mpengine.runtime.arena import Arena
 from mpengine.runtime.job_queue import JobQueue
+from mpengine.wire import codec
 from mpengine.wire import messages as wire
 
 _keys = itertools.count(1)
@@ -99,9 +100,14 @@ class Outbox:
         fn: MappedFunction = span.fn
         if fn.block is None:
             fn.block = self.arena.store([fn.blob])
-        names = None if span.jobs is None else [job.id for job in span.jobs[span.first : span.stop]]
-        header = (fn.key, *fn.block, span.first, span.stop, span.position + span.first, fn.star, names)
-        return wire.body_parts(header, [span.payload])
+        about = (fn.key, *fn.block)
+        if span.payload is not None:
+            calls = (span.first, span.stop, span.position + span.first, fn.star, None)
+            return wire.body_parts(about + calls, [span.payload])
+        jobs = span.open_jobs
+        names = [job.number or job.id for job in jobs]
+        values = codec.dump_values([job.args for job in jobs], None)
+        return wire.body_parts((*about, 0, len(jobs), 0, fn.star, names), [values])
 
     def put_pill(self) -> bool:
         """Tell one worker, whichever takes it, to leave; False if the queue is full."""

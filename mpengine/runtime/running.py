@@ -17,6 +17,7 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
+from mpengine.core.naming import id_text
 from mpengine.current import CurrentJob
 from mpengine.errors import JobInterrupt
 from mpengine.runtime.channel import LogWriter
@@ -83,7 +84,7 @@ class Runner:
             if batch != self._held.batch:
                 return None
             names = self._held.names
-            name = f"map-{self._held.position + index}" if names is None else names[index]
+            name = f"map-{self._held.position + index}" if names is None else id_text(names[index])
             about: tuple[str, int, float | None] = (name, 1, None)
         elif self._current is not None:
             about = self._current

@@ -25,13 +25,13 @@ from enum import Enum
 from mpengine.core import actions as do
 from mpengine.core import events as ev
 from mpengine.core.ledger import Ledger
-from mpengine.core.records import Batch, Record, Report, SpanSink
+from mpengine.core.records import Batch, Call, Record, Report, SpanSink
 from mpengine.errors import InternalError
 from mpengine.testing.fake_clock import FakeClock
 
 TICK_S = 1e-6  # passes wherever a worker may get ahead
 
-Item = Record | tuple[SpanSink, int]  # a job, or the call of a map at a position of its input
+Item = Record | Call | tuple[SpanSink, int]  # a job, a job of a span, or the call of a map at a position of its input
 
 
 class Step(Enum):
@@ -132,7 +132,7 @@ class FakeWorker:
         if self._held:
             first = self._index - self._held
             items = self._ticket.items[first : self._index]
-            value = tuple(item[1] for item in items if isinstance(item, tuple))
+            value = tuple(item[1] if isinstance(item, tuple) else item for item in items)
             self._held = 0
             self._commit(Report(first, value, count=len(items), duration=duration), items)
 
@@ -471,10 +471,16 @@ class FakeWorkers:
             worker.log_held()
 
     def _put(self, batch: Batch) -> None:
-        self.puts += 1
+        self.puts += 1  # tried, and forgotten whatever comes of it
         refused: list[int] = []
         items: list[Item] = []
-        if batch.span is not None:
+        if batch.span is not None and batch.span.payload is None:
+            items += batch.span.open_jobs
+            given_up = batch.span.sink.start_calls(batch.span)
+            if given_up:
+                self._events.append(ev.Refused(batch.seq, given_up, "its future was cancelled"))
+                return
+        elif batch.span is not None:
             start = batch.span.position + batch.span.first
             items += [(batch.span.sink, start + index) for index in range(batch.size)]
         for index, record in enumerate(batch.records):

@@ -166,14 +166,26 @@ def load_values(blob: Any) -> tuple[list[Any], bytes | None, bytes | None]:
     return values, flags, times
 
 
-def dump_by_name(fn: Any) -> bytes | None:
-    """The pickle of a function that is found by its name wherever it is loaded; None: it is not one of those.
+def goes_by_name(module: ModuleType) -> bool:
+    """Whether a module is the same wherever it is imported."""
+    name = module.__name__
+    if name == "__main__" or sys.modules.get(name) is not module:
+        return False
+    return not any(f"{name}.".startswith(f"{one.decode()}.") for one in _further_names())
+
+
+def dump_by_name(obj: Any) -> bytes | None:
+    """The pickle of a function or class that is found by its name wherever it is loaded; None: it is not one of those.
 
     Such a pickle is the same whenever it is made; any other holds what the function refers to at the moment.
     """
-    if type(fn) is FunctionType or (type(fn) is BuiltinFunctionType and type(fn.__self__) in (ModuleType, type(None))):
+    if (
+        type(obj) is FunctionType
+        or isinstance(obj, type)
+        or (type(obj) is BuiltinFunctionType and type(obj.__self__) in (ModuleType, type(None)))
+    ):
         try:
-            data = pickle.dumps(fn, PROTOCOL)
+            data = pickle.dumps(obj, PROTOCOL)
         except Exception:
             return None
         if b"__main__" not in data and not any(name in data for name in _further_names()):

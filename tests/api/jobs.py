@@ -272,3 +272,23 @@ def grow_and_return(_: object) -> list[int]:
 
 def shared_list_starts_anew() -> None:
     _shared.clear()
+
+
+def enter_at(path: str, token: object = "", value: Any = None) -> Any:
+    """As `enter`, for calls whose arguments are plain."""
+    return enter(Door(path), token, value)
+
+
+def exit_at(bad: int, x: int) -> int:
+    """Ends its worker for one of its arguments."""
+    if x == bad:
+        os._exit(3)
+    return x * x
+
+
+def unpicklable_at(bad: int, x: int) -> Any:
+    return Unpicklable() if x == bad else x
+
+
+def unloadable_at(bad: int, x: int) -> Any:
+    return Unloadable() if x == bad else [x]

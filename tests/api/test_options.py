@@ -119,7 +119,7 @@ def test_a_job_refuses_what_makes_no_sense(options: dict[str, Any], error: type[
 def test_a_job_is_immutable_and_survives_pickling() -> None:
     job = Job(jobs.add, [1], {"y": 2}, id="mine", timeout=3, retries=2, priority=4, meta="m")
     with pytest.raises(AttributeError, match="mine"):
-        job.id = "yours"
+        job.id = "yours"  # type: ignore[misc]
     with pytest.raises(AttributeError):
         del job.id
     again = pickle.loads(pickle.dumps(job))

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from mpengine import Engine, EngineClosed, Job, JobExpired, JobLost
-from mpengine.drawing_jobs import JobSource
 from tests.api import jobs
 from tests.api.support import keep
 from tests.runtime.fixtures import MakeEngine
@@ -150,7 +149,7 @@ def test_ids_of_many_plain_jobs(engine: Engine) -> None:
     assert [outcome.value for outcome in outcomes[:101]] == [*(n * n for n in range(100)), 9]
     late = [outcome for outcome in outcomes[101:] if not outcome.ok]
     assert all(isinstance(outcome.error, ValueError) for outcome in late)
-    assert len({*engine._dispatcher.ids}) == 0
+    assert not engine._dispatcher.ids
     assert [outcome.value for outcome in engine.run(given)] != []
 
 
@@ -414,13 +413,3 @@ def test_map_and_run_are_bounded_by_themselves(make_engine: MakeEngine) -> None:
     engine = make_engine(max_pending=1)
     assert list(engine.map(jobs.square, range(500))) == [n * n for n in range(500)]
     assert len(list(engine.run(Job(jobs.square, (n,)) for n in range(100)))) == 100
-
-
-def test_a_function_may_be_forgotten_by_two_threads_at_once(engine: Engine) -> None:
-    """By the drawer thread, which meets a further one, and by whoever closes the iterator."""
-    admit: Any = None
-    source = JobSource(engine._dispatcher, iter(()), admit, sure=True, buffersize=None, in_spans=True)
-    source._learn(abs)
-    source._forget(id(abs))
-    source._forget(id(abs))
-    source.close()

@@ -11,7 +11,7 @@ from mpengine.core import events as ev
 from mpengine.core import invariants
 from mpengine.core.job import Job, Outcome
 from mpengine.core.ledger import Ledger
-from mpengine.core.records import Record, Span, SpanEnd
+from mpengine.core.records import Call, Record, Span, SpanEnd
 from mpengine.testing.fake_clock import FakeClock
 from mpengine.testing.fake_workers import End, FakeWorker, FakeWorkers, Step
 
@@ -43,6 +43,9 @@ class MapSink:
 
     values: dict[int, Any] = field(default_factory=dict)
     errors: dict[int, BaseException] = field(default_factory=dict)
+
+    def start_calls(self, span: Span) -> Sequence[Call]:
+        return ()
 
     def ended(self, part: SpanEnd) -> None:
         if part.error is not None:

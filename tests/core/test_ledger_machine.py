@@ -9,6 +9,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import pytest
 from hypothesis import settings
@@ -27,7 +28,7 @@ from mpengine.core import events as ev
 from mpengine.core import invariants
 from mpengine.core.job import Job, Outcome, Status
 from mpengine.core.ledger import Ledger
-from mpengine.core.records import Record, Span, SpanEnd, State
+from mpengine.core.records import Call, Record, Span, SpanEnd, State
 from mpengine.errors import EngineBroken
 from mpengine.testing.fake_clock import FakeClock
 from mpengine.testing.fake_workers import End, FakeWorker, FakeWorkers, Item, Step
@@ -91,6 +92,9 @@ class MapSink:
     jobs: list[Job] | None = None  # what its calls are, if it is a `run`
     ended_jobs: set[str] = field(default_factory=set)
 
+    def start_calls(self, span: Span) -> Sequence[Call]:
+        return ()
+
     def ended(self, part: SpanEnd) -> None:
         assert not self.closed, "told to a closed iterator"
         positions = range(part.position, part.position + part.count)
@@ -108,6 +112,47 @@ class MapSink:
             self.errors[position] = part.error
 
 
+@dataclass(eq=False)
+class PlainCall:
+    """A future without a record, and what the test knows of it."""
+
+    number: int
+    args: tuple[Any, ...] = ()
+    status: Status | None = None
+    was_put: bool = False
+    refused: bool = False  # it was cancelled while it waited
+    may_cancel: bool = False  # somebody asked for that
+    cancelled: bool = False  # ... and the ledger was told while it was open
+
+    @property
+    def id(self) -> str:
+        return f"job-{self.number}"
+
+
+class PlainSink:
+    """The sink of plain calls."""
+
+    def __init__(self, machine: "LedgerMachine") -> None:
+        self._machine = machine
+
+    def start_calls(self, span: Span) -> Sequence[Call]:
+        calls = cast(Sequence[PlainCall], span.open_jobs)
+        for call in calls:
+            call.was_put = call.was_put or not call.refused
+        return [call for call in calls if call.refused]
+
+    def ended(self, part: SpanEnd) -> None:
+        calls = cast(Sequence[PlainCall], part.jobs)
+        assert len(calls) == part.count
+        if part.error is None:
+            assert part.report is not None
+            assert part.report.value[part.skipped : part.skipped + part.count] == tuple(calls), "somebody else's values"
+        for call in calls:
+            assert call.status is None, f"{call} ended twice"
+            call.status = part.status
+            self._machine.check_call(call, part)
+
+
 class LedgerMachine(RuleBasedStateMachine):
     """See the module's text."""
 
@@ -123,6 +168,9 @@ class LedgerMachine(RuleBasedStateMachine):
         self.books.pace.observe(SHORT, 1, 1e-3)
         self.sinks: list[RecordSink] = []
         self.maps: list[MapSink] = []
+        self.calls: list[PlainCall] = []
+        self.plain = PlainSink(self)
+        self.put_errors: list[BaseException] = []
         self.contexts = [Context() for _ in range(3)]
         self.streams = [object() for _ in range(2)]
         self.inbox: deque[ev.Event] = deque()
@@ -159,6 +207,9 @@ class LedgerMachine(RuleBasedStateMachine):
     def on_ended(self, action: do.EndCalls) -> None:
         """Whether its iterator is told or not: of each job that is a call the engine hears once."""
         sink, part = action.sink, action.part
+        if sink is self.plain:
+            assert action.wanted
+            return
         assert isinstance(sink, MapSink)
         assert (part.jobs is None) == (sink.jobs is None)
         if sink.jobs is not None and part.jobs is not None:
@@ -199,8 +250,25 @@ class LedgerMachine(RuleBasedStateMachine):
         else:
             assert item not in self.fleet.cut_off, "the call that a worker died in is run again"
             assert item not in self.fleet.logged, "a call whose value was logged is run again"
+            if isinstance(item, PlainCall):
+                assert not item.refused, "a cancelled call is started"
+                assert item.status is None or self.broken, "a call is started that has ended"
+
+    def check_call(self, call: PlainCall, part: SpanEnd) -> None:
+        """Is that what really happened to a plain call?"""
+        if part.status is Status.SUCCEEDED:
+            assert not call.refused, "it was cancelled before it was sent"
+            assert not call.cancelled, "a call that was cancelled before it ended has succeeded"
+        elif part.status is Status.CANCELLED:
+            assert call.may_cancel or call.refused or self.stopped, "nobody asked for this cancellation"
+        elif part.status is Status.LOST:
+            assert call in self.fleet.lost, "no worker died in it"
+        elif not self.broken:
+            told = call in self.fleet.logged and part.error is self.fleet.logged[call].error
+            assert told or part.error in self.put_errors, f"not the error that it raised: {part.error}"
 
     def put_failed(self, event: ev.PutFailed, actions: Sequence[do.Action]) -> None:
+        self.put_errors.append(event.error)
         for action in actions:
             if isinstance(action, do.Settle) and action.outcome.error is event.error:
                 self.sink_of(action.record).put_failed = True
@@ -342,6 +410,38 @@ class LedgerMachine(RuleBasedStateMachine):
         self.fleet.book()
         self.fleet.tell(ev.Accepted(spans))
         self.left -= 1
+
+    @rule(
+        calls=st.integers(1, 12),
+        key=st.sampled_from([UNKNOWN, TINY, TINY, SHORT]),
+        size=st.sampled_from([0, 0, 5 << 20]),
+    )
+    def submit_calls(self, calls: int, key: int, size: int) -> None:
+        new = [PlainCall(len(self.calls) + number) for number in range(1, calls + 1)]
+        self.calls += new
+        self.fleet.book()
+        span = Span(
+            self.plain, Function(), None, position=0, first=0, stop=calls, key=key, jobs=new, size=size
+        )  # fmt: skip
+        self.fleet.tell(ev.Accepted([span]))
+        self.left -= 1
+
+    @precondition(lambda self: self.calls)
+    @rule(chosen=st.lists(indices, min_size=1, max_size=5), running=st.booleans(), later=st.booleans(), moved=moves)
+    def cancel_calls(self, chosen: list[int], running: bool, later: bool, moved: list[Move]) -> None:
+        """Futures know at once; the ledger knows now, or when it is told of it later."""
+        calls = {self.calls[index % len(self.calls)] for index in chosen}
+        calls = {call for call in calls if call.status is None and (running or not call.was_put)}
+        for call in calls:
+            call.may_cancel = True
+            call.refused = call.refused or not call.was_put
+        event = ev.CallsCancelled(calls, "not wanted", running)
+        if later:
+            self.inbox.append(event)
+            return
+        self.decide(event, moved)
+        for call in calls if running else ():
+            call.cancelled = call.status is None
 
     @precondition(lambda self: self.sinks)
     @rule(index=indices, running=st.booleans(), moved=moves)
@@ -522,6 +622,9 @@ class LedgerMachine(RuleBasedStateMachine):
         assert self.ledger.next_wakeup() is None
         for sink in self.sinks:
             assert sink.outcome is not None, "never settled"
+        for call in self.calls:
+            assert call.status is not None, f"{call} never ended"
+        assert not self.books.dooms
         for mapped in self.maps:
             if mapped.jobs is not None:
                 assert mapped.ended_jobs == {job.id for job in mapped.jobs}
@@ -564,7 +667,11 @@ class LedgerMachine(RuleBasedStateMachine):
             assert record.timeout is None, f"{record.job.id} has a timeout and still hangs"
             assert record.deadline is None, f"{record.job.id} has a deadline and still hangs"
         for batch in self.books.batches.values():
-            if batch.span is not None:
+            if batch.span is not None and batch.span.payload is None:
+                waiting = set(batch.jobs(batch.done))
+                assert waiting <= running, f"calls {waiting - running} wait for one that hangs"
+                assert not waiting & self.books.dooms.keys(), "a call was given up and still hangs"
+            elif batch.span is not None:
                 start = batch.span.position + batch.span.first
                 calls = {(batch.span.sink, start + index) for index in range(batch.done, batch.size)}
                 assert calls <= running, f"calls {calls - running} wait for one that hangs"

@@ -41,6 +41,9 @@ class Desk:
     def request_cancel(self, record: Record, running: bool) -> None:
         """Nobody here to ask."""
 
+    def request_cancel_call(self, call: JobFuture, running: bool) -> None:
+        """Nobody here to ask."""
+
 
 @pytest.fixture
 def desk() -> Iterator[Desk]:
