@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import weakref
 from collections import deque
 from typing import Any
 
@@ -34,7 +35,7 @@ class Lane:
     Attributes:
         calls: What is in it.
         admitted: Jobs that were let in, ever, on whatever way; those in the lane are not counted yet.
-        closed: Nobody is let in.
+        closed: Nobody is let in. So it is in a forked copy.
     """
 
     def __init__(self, functions: Functions, ids: OpenIds, inbox: Inbox, express: Express) -> None:
@@ -46,13 +47,13 @@ class Lane:
         self._inbox = inbox
         self._express = express
         self._sink = FutureSink()
-        self._pid = os.getpid()
         self._has_text = False  # among the arguments, ever
+        _open.add(self)
 
     def submit(self, fn: Any, args: tuple[Any, ...]) -> JobFuture | None:
         """Take in a call; None: it is not plain, or not for this lane. Any thread."""
         calls = self.calls
-        if (not calls and self._express.is_open(self.admitted)) or self._pid != os.getpid():
+        if not calls and self._express.is_open(self.admitted):
             return None
         function = self._functions.get(fn)
         if function is None:
@@ -99,6 +100,18 @@ class Lane:
                 )
             )  # fmt: skip
         return spans, len(calls)
+
+
+# Asking for the process's number costs as much as all else in `submit`; a forked copy has its lanes closed instead.
+_open: weakref.WeakSet[Lane] = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    for lane in _open:
+        lane.closed = True
+
+
+os.register_at_fork(after_in_child=_close_all)
 
 
 def _function_of(future: JobFuture) -> Any:
