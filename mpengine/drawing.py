@@ -37,6 +37,7 @@ TURN_S = 0.005  # a consumer's turn of drawing ends after this long when results
 GATHER_S = 0.001  # items are sent at least this often while they are drawn
 MOST_BYTES = 1 << 20  # of arguments sent at once
 BULK = 1024  # items of a list drawn at once, as long as they are plain values
+LOT = 32  # items between two looks at the clock
 _QUANTUM_BITS = 3  # a full window is refilled by an eighth at least: one by one, each job would be a batch
 
 _SURE = (list, tuple, range, set, frozenset, dict, deque, str, bytes, bytearray)
@@ -155,13 +156,15 @@ class Source(ABC):
     def _gather(self, most: int) -> bool:
         """Draw up to so many items; False: there are no more. Ends early when they are slow to pickle, or large."""
         started = monotonic()
-        for item in itertools.islice(self._items, most):
-            self._gathered.append(self._prepare(item))
-            if len(self._gathered) >= most:
-                return True
+        lot = 1
+        while (left := most - len(self._gathered)) > 0:
+            wanted = min(lot, left)
+            if self._take(itertools.islice(self._items, wanted)) < wanted:
+                return False
             if self._bytes > MOST_BYTES or monotonic() - started > GATHER_S:
-                return True
-        return False
+                break
+            lot = min(2 * lot, LOT)
+        return True
 
     def _draw_all(self) -> None:
         """Draw and send all of it, in the drawer thread."""
@@ -169,7 +172,7 @@ class Source(ABC):
         try:
             while self._wait_for_room():
                 started = monotonic()
-                if sum(map(self._take_in, itertools.islice(self._items, lot))) < lot:
+                if self._take(itertools.islice(self._items, lot)) < lot:
                     break
                 now = monotonic()
                 hungry = self._is_hungry()
@@ -185,9 +188,13 @@ class Source(ABC):
         else:
             self._end(None)
 
-    def _take_in(self, item: Any) -> int:
-        self._gathered.append(self._prepare(item))
-        return 1
+    def _take(self, items: Iterator[Any]) -> int:
+        """Make these ready to be sent; returns how many they were. User code."""
+        count = 0
+        for item in items:
+            self._gathered.append(self._prepare(item))
+            count += 1
+        return count
 
     def _wait_for_room(self) -> bool:
         """In the drawer thread: until the window has room; False: nobody wants more."""

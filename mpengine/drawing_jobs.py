@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from mpengine.core.job import Job
+from mpengine.core.job import NO_LIMITS, Job
 from mpengine.core.pace import MAX_ITEMS
 from mpengine.core.records import Entry, Record, Span
 from mpengine.drawing import Source
@@ -19,10 +19,7 @@ from mpengine.functions import KnownFunction
 from mpengine.plain import NUMBERS, is_plain_text, text_bytes
 from mpengine.runtime.dispatcher import Dispatcher
 
-_PLAIN_FIELDS = 4  # of a job that says no more than fn, args, kwargs and id
 _SHORT_RUN = 4  # jobs of one function in a row, on average; if there are fewer, spans win nothing
-
-_Plain = tuple[KnownFunction, Job]  # a job that may travel in a span
 
 
 class JobSource(Source):
@@ -47,17 +44,35 @@ class JobSource(Source):
         self._admit = admit
         self._in_spans = in_spans
         self._functions = dispatcher.functions
+        self._prepared: list[KnownFunction | None] = []  # of all that is gathered: its function, if it may go in a span
         self._has_text = False  # among the arguments of jobs for spans, ever
 
     def _lot(self) -> int:
         return max(1, min(self._window() - self._ahead, MAX_ITEMS))
 
-    def _prepare(self, item: Any) -> _Plain | Record:
-        if self._in_spans and type(item) is Job and len(item.__dict__) == _PLAIN_FIELDS and not item.kwargs:
-            function = self._functions.get(item.fn)
-            if function is not None and self._is_plain(item.args) and self._dispatcher.ids.take_call(item):
-                self._key = function.key
-                return function, item
+    def _take(self, items: Iterator[Any]) -> int:
+        """As in `Source`; what may go in a span needs no more than a look."""
+        functions, in_spans, take_id = self._functions.get, self._in_spans, self._dispatcher.ids.take_call
+        gather, note = self._gathered.append, self._prepared.append
+        function, fn = None, object()
+        count = 0
+        for item in items:
+            count += 1
+            if in_spans and type(item) is Job and item.limits is NO_LIMITS and not item.kwargs:
+                if item.fn is not fn or (function is not None and function.holds is not None):
+                    fn = item.fn
+                    function = functions(fn)
+                    self._key = self._key if function is None else function.key
+                if function is not None and self._is_plain(item.args) and take_id(item):
+                    note(function)  # before the job is gathered: who sends that finds this
+                    gather(item)
+                    continue
+            record = self._prepare(item)
+            note(None)
+            gather(record)
+        return count
+
+    def _prepare(self, item: Any) -> Record:
         record = self._admit(item, self.mailbox)
         self._key = record.key
         self._bytes += record.size
@@ -75,33 +90,31 @@ class JobSource(Source):
         return True
 
     def _pack(self, prepared: list[Any]) -> tuple[list[Entry], int]:
-        runs = [(function, list(run)) for function, run in itertools.groupby(prepared, _function_of)]
+        functions = self._prepared[: len(prepared)]
+        del self._prepared[: len(prepared)]
+        runs = [(function, len(list(run))) for function, run in itertools.groupby(functions)]
         in_spans = len(prepared) >= _SHORT_RUN * len(runs) or len(runs) == 1
         entries: list[Entry] = []
         size = 0
         position = self._drawn
-        for function, run in runs:
+        rest = iter(prepared)
+        for function, count in runs:
+            run = list(itertools.islice(rest, count))
+            # One that travels by value may refer to something else by now: what counts is what it was when drawn.
             if function is not None and (in_spans or function.holds is not None):
-                # One that travels by value may refer to something else by now: what counts is what it was when drawn.
-                jobs = [job for _, job in run]
-                text = sum(text_bytes(job.args) for job in jobs) if self._has_text else 0
+                text = sum(text_bytes(job.args) for job in run) if self._has_text else 0
                 entries.append(
                     Span(
-                        self.mailbox, function.mapped, None, position=position, first=0, stop=len(jobs),
-                        key=function.key, jobs=jobs, size=text,
+                        self.mailbox, function.mapped, None, position=position, first=0, stop=count,
+                        key=function.key, jobs=run, size=text,
                     )
                 )  # fmt: skip
                 size += text
             else:
                 for at, one in enumerate(run, position):
-                    record = one if isinstance(one, Record) else self._admit(one[1], self.mailbox, has_id=True)
+                    record = one if isinstance(one, Record) else self._admit(one, self.mailbox, has_id=True)
                     record.position = at
                     entries.append(record)
                     size += record.size
-            position += len(run)
+            position += count
         return entries, size
-
-
-def _function_of(prepared: _Plain | Record) -> KnownFunction | None:
-    """What stands in a row with the same goes into one span."""
-    return prepared[0] if type(prepared) is tuple else None

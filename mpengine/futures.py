@@ -85,12 +85,12 @@ class JobFuture(concurrent.futures.Future[Any]):
     _batch = 0  # on the short way: the number of its batch
 
     def __init__(
-        self, job: Job | None, function: KnownFunction | None = None, args: tuple[Any, ...] = (), number: int = 0
+        self, job: Job | None, function: KnownFunction | None = None, args: tuple[Any, ...] = (), label: int = 0
     ) -> None:
         self._job = job
         self._function = function
         self.args = args
-        self.number = number
+        self.label = label
 
     def __getattr__(self, name: str) -> Any:
         # Of what the base has, only the condition and what it guards are ever missing.
@@ -113,7 +113,7 @@ class JobFuture(concurrent.futures.Future[Any]):
         job = self._job
         if job is None:
             assert self._function is not None
-            job = Job.numbered(self._function.fn, self.args, self.number)
+            job = Job.numbered(self._function.fn, self.args, self.label)
             with _deciding:
                 others = self._job
                 self._job = job = job if others is None else others
@@ -122,7 +122,7 @@ class JobFuture(concurrent.futures.Future[Any]):
     @property
     def id(self) -> str:
         """Of its job."""
-        return self.job.id if self._job is not None else id_text(self.number)
+        return self.job.id if self._job is not None else id_text(self.label)
 
     # ---- for its owner ---------------------------------------------------------------------------------------------
 

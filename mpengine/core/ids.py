@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from mpengine.core.naming import AUTOMATIC
 from mpengine.core.records import Call, Record
@@ -16,7 +16,7 @@ class OpenIds:
 
     def __init__(self) -> None:
         self._holders: dict[str, Record | Call] = {}
-        self._numbers: set[int] = set()
+        self._numbers: set[int | str] = set()
 
     def __len__(self) -> int:
         return len(self._holders) + len(self._numbers)
@@ -41,21 +41,24 @@ class OpenIds:
         """Take an id that was made a moment ago; False: somebody had chosen the very same."""
         if self._holders and call.id in self._holders:
             return False
-        self._numbers.add(call.number)
+        self._numbers.add(call.label)
         return True
 
     def take_call(self, call: Call) -> bool:
         """Take the id of a job that is a call of a span; False: it is taken."""
-        if call.number:
-            return call.number not in self._numbers and self.take_fresh(call)
-        id = call.id
+        id = call.label
+        if not isinstance(id, str):
+            if id in self._numbers or (self._holders and call.id in self._holders):
+                return False
+            self._numbers.add(id)
+            return True
         return not self._is_automatic_and_open(id) and id not in self._holders and (
             self._holders.setdefault(id, call) is call
         )  # fmt: skip
 
     def become_record(self, call: Call, record: Record) -> None:
         """What was to be a call is a record."""
-        self._numbers.discard(call.number)
+        self._numbers.discard(call.label)
         self._holders[record.job.id] = record
 
     def release(self, record: Record) -> None:
@@ -69,11 +72,9 @@ class OpenIds:
 
     def release_calls(self, calls: Sequence[Call]) -> None:
         """These have ended."""
-        self._numbers.difference_update([call.number for call in calls])
+        labels = [call.label for call in calls]
+        self._numbers.difference_update(labels)
         if self._holders:
-            for call in _named(calls):
-                self._holders.pop(call.id, None)
-
-
-def _named(calls: Sequence[Call]) -> Iterable[Call]:
-    return (call for call in calls if not call.number)
+            for label in labels:
+                if isinstance(label, str):
+                    self._holders.pop(label, None)

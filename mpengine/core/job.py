@@ -6,7 +6,8 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, NoReturn
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from mpengine.core.naming import id_text
 from mpengine.errors import InternalError
@@ -28,6 +29,22 @@ class Status(StrEnum):
     EXPIRED = "expired"
     CANCELLED = "cancelled"
     LOST = "lost"
+
+
+class Limits(NamedTuple):
+    """What most jobs leave out. See `Job`."""
+
+    context: Context | None = None
+    timeout: float | None = None
+    retries: int | None = None
+    retry_on: RetryOn | None = None
+    backoff: Backoff = 0.0
+    priority: int = 0
+    meta: Any = None
+
+
+NO_LIMITS = Limits()
+_NO_KWARGS: Mapping[str, Any] = MappingProxyType({})
 
 
 class Job:
@@ -55,19 +72,15 @@ class Job:
         ValueError: ``timeout`` is not positive, or ``retries`` is negative.
     """
 
+    # Not a dict each, nor a place for each limit: a program has hundreds of thousands of these, and the garbage
+    # collector looks at all of them again and again.
+    __slots__ = ("__weakref__", "args", "fn", "kwargs", "label", "limits")
+
     fn: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
-    # What most jobs leave out is here once for all of them, not in each.
-    number: int = 0  # of an id that was made for it; 0: it was given one
-    _id: str | None = None
-    context: Context | None = None
-    timeout: float | None = None
-    retries: int | None = None
-    retry_on: RetryOn | None = None
-    backoff: Backoff = 0.0
-    priority: int = 0
-    meta: Any = None
+    label: int | str  # the number of an id that was made for it, or the id it was given
+    limits: Limits
 
     def __init__(
         self,
@@ -92,40 +105,63 @@ class Job:
             raise ValueError(f"{_subject(id)}: timeout must be greater than 0 seconds, got {timeout!r}")
         if retries is not None and retries < 0:
             raise ValueError(f"{_subject(id)}: retries must be 0 or more, got {retries!r}")
-        fields = self.__dict__
-        fields["fn"] = fn
-        fields["args"] = args if type(args) is tuple else tuple(args)
-        fields["kwargs"] = {} if kwargs is None else kwargs
-        if id is None:
-            fields["number"] = new_number()  # its id is put together when somebody wants to see it
-        else:
-            fields["_id"] = id
-        if context is not None:
-            fields["context"] = context
-        if timeout is not None:
-            fields["timeout"] = timeout
-        if retries is not None:
-            fields["retries"] = retries
-        if retry_on is not None:
-            fields["retry_on"] = retry_on
-        if backoff != 0.0:
-            fields["backoff"] = backoff
-        if priority != 0:
-            fields["priority"] = priority
-        if meta is not None:
-            fields["meta"] = meta
+        limits = NO_LIMITS
+        if (
+            context is not None or timeout is not None or retries is not None or retry_on is not None or backoff != 0.0
+            or priority != 0 or meta is not None
+        ):  # fmt: skip
+            limits = Limits(context, timeout, retries, retry_on, backoff, priority, meta)
+        # Its id is put together when somebody wants to see it.
+        _fill(
+            self, fn, args if type(args) is tuple else tuple(args), kwargs, new_number() if id is None else id, limits
+        )
 
     @classmethod
     def numbered(cls, fn: Callable[..., Any], args: tuple[Any, ...], number: int) -> Job:
         """A job without limits whose id was made before it."""
         job = cls.__new__(cls)
-        job.__dict__.update(fn=fn, args=args, kwargs={}, number=number)
+        _fill(job, fn, args, None, number, NO_LIMITS)
         return job
 
     @property
     def id(self) -> str:
         """Unique among the open jobs of an engine."""
-        return id_text(self.number if self._id is None else self._id)
+        return id_text(self.label)
+
+    @property
+    def context(self) -> Context | None:
+        """Its deadline and its cancellation hold for this job too."""
+        return self.limits.context
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds from the start of each attempt."""
+        return self.limits.timeout
+
+    @property
+    def retries(self) -> int | None:
+        """Further attempts after the first."""
+        return self.limits.retries
+
+    @property
+    def retry_on(self) -> RetryOn | None:
+        """What allows a retry; None: everything that ends an attempt badly."""
+        return self.limits.retry_on
+
+    @property
+    def backoff(self) -> Backoff:
+        """Seconds before the second attempt, or a function of the attempt that just ended."""
+        return self.limits.backoff
+
+    @property
+    def priority(self) -> int:
+        """Higher runs first among the jobs that wait."""
+        return self.limits.priority
+
+    @property
+    def meta(self) -> Any:
+        """What its owner noted."""
+        return self.limits.meta
 
     def __setattr__(self, name: str, value: object = None) -> NoReturn:
         raise AttributeError(f"Job {self.id!r} is immutable: cannot set {name!r}; make a new Job")
@@ -134,8 +170,7 @@ class Job:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Without the context: that one belongs to the process that made it.
-        limits = (self.timeout, self.retries, self.retry_on, self.backoff, self.priority, self.meta)
-        return _rebuild_job, (self.fn, self.args, dict(self.kwargs), self.id, *limits)
+        return _rebuild_job, (self.fn, self.args, dict(self.kwargs), self.id, *self.limits[1:])
 
     def __repr__(self) -> str:
         return f"Job({self.name}, id={self.id!r})"
@@ -144,6 +179,22 @@ class Job:
     def name(self) -> str:
         """The function's name, for people."""
         return function_name(self.fn)
+
+
+_set_fn, _set_args, _set_kwargs, _set_label, _set_limits = (
+    getattr(Job, name).__set__ for name in ("fn", "args", "kwargs", "label", "limits")
+)
+
+
+def _fill(
+    job: Job, fn: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None, label: int | str, limits: Limits
+) -> None:  # fmt: skip
+    """Past its `__setattr__`, which refuses."""
+    _set_fn(job, fn)
+    _set_args(job, args)
+    _set_kwargs(job, _NO_KWARGS if kwargs is None else kwargs)
+    _set_label(job, label)
+    _set_limits(job, limits)
 
 
 def _subject(id: str | None) -> str:

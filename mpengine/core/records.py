@@ -41,8 +41,13 @@ class Sink(Protocol):
 class Call(Protocol):
     """What there is to know of a job that travels as a call of a span."""
 
-    args: tuple[Any, ...]
-    number: int  # of an id that was made for it; 0: it was given one
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """All positional, and plain."""
+
+    @property
+    def label(self) -> int | str:
+        """The number of an id that was made for it, or the id it was given."""
 
     @property
     def id(self) -> str:

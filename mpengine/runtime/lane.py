@@ -69,7 +69,7 @@ class Lane:
             return None
         future = JobFuture(None, function, args, new_number())
         while not self._ids.take_fresh(future):
-            future.number = new_number()
+            future.label = new_number()
         calls.append(future)
         if self.closed and self._is_left_behind(future):
             return None

@@ -105,7 +105,7 @@ class Outbox:
             calls = (span.first, span.stop, span.position + span.first, fn.star, None)
             return wire.body_parts(about + calls, [span.payload])
         jobs = span.open_jobs
-        names = [job.number or job.id for job in jobs]
+        names = [job.label for job in jobs]
         values = codec.dump_values([job.args for job in jobs], None)
         return wire.body_parts((*about, 0, len(jobs), 0, fn.star, names), [values])
 

@@ -252,7 +252,7 @@ def test_an_id_that_was_made_for_a_plain_call_is_taken_while_it_is_open(make_eng
 def test_an_id_that_somebody_has_chosen_is_not_made_for_a_plain_call(make_engine: MakeEngine, gate: Gate) -> None:
     engine = make_engine()
     occupy(engine, gate)
-    number = engine.submit(jobs.square, 3).number
+    number = engine.submit(jobs.square, 3).label
     chosen = [engine.dispatch(Job(jobs.echo, ([],), id=f"job-{number + ahead}")) for ahead in range(1, 20)]
     futures = [engine.submit(jobs.square, x) for x in range(20)]
     assert len({future.job.id for future in [*chosen, *futures]}) == 39

@@ -116,7 +116,7 @@ class MapSink:
 class PlainCall:
     """A future without a record, and what the test knows of it."""
 
-    number: int
+    label: int
     args: tuple[Any, ...] = ()
     status: Status | None = None
     was_put: bool = False
@@ -126,7 +126,7 @@ class PlainCall:
 
     @property
     def id(self) -> str:
-        return f"job-{self.number}"
+        return f"job-{self.label}"
 
 
 class PlainSink:
