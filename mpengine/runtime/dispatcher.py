@@ -39,8 +39,8 @@ from mpengine.runtime.clock import monotonic
 from mpengine.runtime.express import Express, LoneSink
 from mpengine.runtime.inbox import Inbox
 from mpengine.runtime.lane import Lane
+from mpengine.runtime.launching import prepare_context
 from mpengine.runtime.outbox import MappedFunction, Outbox
-from mpengine.runtime.process import prepare_context
 from mpengine.runtime.stopping import ShutdownReport, ShutdownRequest, Stopping
 from mpengine.runtime.supervisor import WORKER_DESCRIPTORS, Supervisor, WorkerHandle
 from mpengine.runtime.workforce import Workforce

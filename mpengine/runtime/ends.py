@@ -36,7 +36,7 @@ class WorkerEnds:
         return [self.queue.read_fd, *(getattr(self, name) for name in self._FDS)]
 
     def __getstate__(self) -> dict[str, Any]:
-        from mpengine.runtime.process import dump_for_child  # in the parent only: children do not pay for it
+        from mpengine.runtime.launching import dump_for_child  # in the parent only: children do not pay for it
 
         context.assert_spawning(self)
         state = dict(self.__dict__)

@@ -1,137 +1,14 @@
-"""Worker processes through multiprocessing, but without the import of the user's `__main__`.
+"""The process of a worker, as multiprocessing knows it: its name, authkey, parent_process(), what it may inherit.
 
-multiprocessing lets a spawned child import the parent's main module, which is why scripts need a guard. Workers get all
-they need by value, so the three Popen classes here send preparation data without it; otherwise they are the ones of
-multiprocessing, and so is the Process: its name, authkey, parent_process() and the locks and queues one may inherit.
+A spawned child unpickles one of these before anything else, so nothing here imports what only the parent needs.
 """
 
 from __future__ import annotations
 
-import io
-import os
-import sys
-from collections import ChainMap
-from multiprocessing import (
-    forkserver,
-    popen_fork,
-    popen_forkserver,
-    popen_spawn_posix,
-    process,
-    reduction,
-    resource_tracker,
-    spawn,
-    util,
-)  # fmt: skip
-from multiprocessing.context import BaseContext, set_spawning_popen
-from typing import Any, ClassVar
+from multiprocessing import process
+from typing import Any
 
-from mpengine.runtime import descriptors
 from mpengine.runtime.ends import WorkerEnds
-from mpengine.wire import codec
-
-_PRELOAD = "mpengine.runtime.worker"
-
-
-class _Pickler(codec.Pickler):
-    """For initializers: by value what must be, and multiprocessing's own objects as a child inherits them."""
-
-    dispatch_table: ClassVar[Any] = ChainMap(
-        reduction.ForkingPickler._extra_reducers,  # type: ignore[attr-defined]
-        codec.Pickler.dispatch_table,
-    )
-
-
-def dump_for_child(obj: Any) -> bytes:
-    """Pickle while a child is being spawned, as `multiprocessing` does for a Process's arguments."""
-    buffer = io.BytesIO()
-    _Pickler(buffer, 5).dump(obj)
-    return buffer.getvalue()
-
-
-def _preparation(name: str, start_method: str) -> dict[str, Any]:
-    """As multiprocessing.spawn.get_preparation_data, without the main module."""
-    data: dict[str, Any] = {
-        "log_to_stderr": util._log_to_stderr,  # type: ignore[attr-defined]
-        "authkey": process.current_process().authkey,
-        "name": name,
-        "sys_path": [path or process.ORIGINAL_DIR for path in sys.path],  # type: ignore[attr-defined]
-        "sys_argv": sys.argv,
-        "start_method": start_method,
-    }
-    if util._logger is not None:  # type: ignore[attr-defined]
-        data["log_level"] = util._logger.getEffectiveLevel()  # type: ignore[attr-defined]
-    try:
-        data["dir"] = os.getcwd()
-    except FileNotFoundError:
-        pass  # deleted under us: the worker starts where its starter is
-    return data
-
-
-def _packed(popen: Any, process_obj: Any, start_method: str) -> memoryview:
-    buffer = io.BytesIO()
-    set_spawning_popen(popen)
-    try:
-        reduction.dump(_preparation(process_obj.name, start_method), buffer)
-        reduction.dump(process_obj, buffer)
-    finally:
-        set_spawning_popen(None)
-    return buffer.getbuffer()
-
-
-# What multiprocessing's own Popen classes and utilities offer each other, and the type stubs leave out.
-_close_fds: Any = util.close_fds  # type: ignore[attr-defined]
-
-
-class _ForkServerPopen(popen_forkserver.Popen):
-    _fds: list[int]
-
-    def _launch(self, process_obj: Any) -> None:
-        packed = _packed(self, process_obj, "forkserver")
-        self.sentinel, write_fd = forkserver.connect_to_new_process(self._fds)
-        self.server_pid = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
-        keep_fd = os.dup(write_fd)  # closed with the process: parent_process().join() in the child waits for that
-        self.finalizer = util.Finalize(self, _close_fds, (keep_fd, self.sentinel))
-        with open(write_fd, "wb", closefd=True) as pipe:
-            pipe.write(packed)
-        try:
-            self.pid = forkserver.read_signed(self.sentinel)
-        except EOFError:
-            raise ConnectionResetError("the fork server has ended") from None  # the next start makes a new one
-
-
-class _SpawnPopen(popen_spawn_posix.Popen):
-    _fds: list[int]
-
-    def _launch(self, process_obj: Any) -> None:
-        tracker_fd = resource_tracker.getfd()
-        assert tracker_fd is not None
-        self._fds.append(tracker_fd)
-        packed = _packed(self, process_obj, "spawn")
-        parent_r, child_w = os.pipe()
-        child_r, parent_w = os.pipe()
-        try:
-            command = spawn.get_command_line(tracker_fd=tracker_fd, pipe_handle=child_r)
-            self._fds.extend([child_r, child_w])
-            self.pid = util.spawnv_passfds(spawn.get_executable(), command, self._fds)  # type: ignore[arg-type]
-            self.sentinel = parent_r
-        finally:
-            self.finalizer = util.Finalize(self, _close_fds, (parent_r, parent_w))
-            os.close(child_r)
-            os.close(child_w)
-        with open(parent_w, "wb", closefd=False) as pipe:
-            pipe.write(packed)
-
-
-class _ForkPopen(popen_fork.Popen):
-    def _launch(self, process_obj: Any) -> None:
-        descriptors.keep_in_fork(*process_obj.ends.fds())
-        try:
-            super()._launch(process_obj)  # type: ignore[misc]
-        finally:
-            descriptors.keep_in_fork()
-
-
-_POPENS: dict[str, Any] = {"forkserver": _ForkServerPopen, "spawn": _SpawnPopen, "fork": _ForkPopen}
 
 
 class WorkerProcess(process.BaseProcess):
@@ -144,7 +21,9 @@ class WorkerProcess(process.BaseProcess):
 
     @staticmethod
     def _Popen(process_obj: Any) -> Any:
-        return _POPENS[process_obj._start_method](process_obj)
+        from mpengine.runtime.launching import POPENS  # in the parent only: children do not pay for it
+
+        return POPENS[process_obj._start_method](process_obj)
 
     def run(self) -> None:
         """The whole life of a worker; leaves by `os._exit`."""
@@ -166,7 +45,7 @@ class WorkerProcess(process.BaseProcess):
     def exit_status(self) -> int | None:
         """The exit code of a process known to be dead; None if the system does not tell."""
         popen: Any = self._popen
-        if isinstance(popen, _ForkServerPopen):
+        if popen.method == "forkserver":
             # The server reaps it and writes the code down the sentinel. A server that is dead itself leaves an EOF,
             # which multiprocessing reads as 255.
             code = popen.wait(timeout=1.0)
@@ -187,37 +66,3 @@ def _runs(pid: int) -> bool:
             return stat.read().rpartition(b")")[2].split()[0] != b"Z"
     except OSError:
         return False
-
-
-_home_pid = os.getpid()  # of the process that multiprocessing's records in this module's reach are about
-
-
-def prepare_context(context: BaseContext) -> None:
-    """Let the fork server import the worker once for all, and nothing of the user's main module.
-
-    Its default is to import `__main__`, which would run an unguarded script again. A server that runs already is left
-    as it is: its workers import what they need themselves.
-    """
-    if os.getpid() != _home_pid:
-        _settle_in()
-    if context.get_start_method() != "forkserver":
-        return
-    server = forkserver._forkserver
-    modules = list(server._preload_modules)  # type: ignore[attr-defined]
-    try:
-        os.getcwd()
-    except FileNotFoundError:
-        context.set_forkserver_preload([])  # deleted under us: only with modules to load does the server ask for it
-        return
-    if _PRELOAD not in modules:
-        context.set_forkserver_preload([*(name for name in modules if name != "__main__"), _PRELOAD])
-
-
-def _settle_in() -> None:
-    """This is a forked copy of the process that loaded us: its fork server is not ours to use."""
-    global _home_pid
-    _home_pid = os.getpid()
-    server: Any = forkserver._forkserver
-    if server._forkserver_alive_fd is not None:
-        os.close(server._forkserver_alive_fd)
-    server._forkserver_address = server._forkserver_alive_fd = server._forkserver_pid = None

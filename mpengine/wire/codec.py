@@ -8,15 +8,11 @@ in some string, only means that cloudpickle does the work.
 
 from __future__ import annotations
 
-import io
 import pickle
 import sys
-from collections import ChainMap
 from collections.abc import Mapping
-from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
-from typing import Any, ClassVar
-
-import cloudpickle
+from types import BuiltinFunctionType, FunctionType, ModuleType
+from typing import Any
 
 from mpengine.wire.culprit import find_culprit
 
@@ -31,26 +27,11 @@ loads = pickle.loads
 _ADVICE = "; pass something that can, or make it in the job"
 
 
-_NO_FILE = "<dynamic-code>"
-
-
-class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """By value what must be; functions with the name of their file, so that a traceback can show their lines.
-
-    cloudpickle 3.1.3 takes that away, for pickles that are the same wherever the file lies.
-    """
-
-    @staticmethod
-    def _reduce_code(code: CodeType) -> tuple[Any, ...]:
-        kind, parts = cloudpickle.Pickler.dispatch_table[CodeType](code)
-        return kind, tuple(code.co_filename if type(part) is str and part == _NO_FILE else part for part in parts)
-
-    dispatch_table: ClassVar[Any] = ChainMap({CodeType: _reduce_code}, cloudpickle.Pickler.dispatch_table)
-
-
 def _further_names() -> tuple[bytes, ...]:
     """Besides `__main__`, the modules whose functions and classes must not travel by name."""
-    registered = cloudpickle.list_registry_pickle_by_value()
+    # Who has registered a module has imported it; another thread may be about to.
+    registry = getattr(sys.modules.get("cloudpickle"), "list_registry_pickle_by_value", None)
+    registered = () if registry is None else registry()
     if not registered and "__mp_main__" not in sys.modules:
         return ()
     # __mp_main__: we are a child of multiprocessing ourselves, and this is its parent's __main__.
@@ -70,19 +51,9 @@ def dumps(obj: Any) -> bytes:
 
 
 def _dumps_by_value(obj: Any) -> bytes:
-    main = sys.modules.get("__mp_main__")
-    if main is not None and main.__name__ not in cloudpickle.list_registry_pickle_by_value():
-        _register_mp_main(main)
-    buffer = io.BytesIO()
-    Pickler(buffer, PROTOCOL).dump(obj)
-    return buffer.getvalue()
+    from mpengine.wire.by_value import dumps_by_value  # a worker pays for cloudpickle only if it needs it
 
-
-def _register_mp_main(main: Any) -> None:
-    try:
-        cloudpickle.register_pickle_by_value(main)
-    except ValueError:  # it goes by another name: then its classes do, too
-        return
+    return dumps_by_value(obj)
 
 
 def annotate(error: BaseException, note: str) -> None:
