@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from mpengine.errors import JobInterrupt
 from mpengine.runtime.clock import monotonic
 
 
-@dataclass(frozen=True, slots=True)
 class CurrentJob:
     """The job that runs here.
 
@@ -18,11 +16,30 @@ class CurrentJob:
         attempt: 1 for the first, 2 for the first retry, and so on.
     """
 
-    id: str
-    attempt: int
-    _ends_at: float | None = field(repr=False)
-    _is_cancelled: Callable[[], bool] = field(repr=False)
-    _show: Callable[[float, float], None] = field(repr=False)
+    __slots__ = (
+        "_ends_at",
+        "_is_cancelled",
+        "_show",
+        "attempt",
+        "id",
+    )  # no dataclass: workers would pay for its module
+
+    def __init__(
+        self,
+        id: str,
+        attempt: int,
+        ends_at: float | None,
+        is_cancelled: Callable[[], bool],
+        show: Callable[[float, float], None],
+    ) -> None:
+        self.id = id
+        self.attempt = attempt
+        self._ends_at = ends_at
+        self._is_cancelled = is_cancelled
+        self._show = show
+
+    def __repr__(self) -> str:
+        return f"CurrentJob(id={self.id!r}, attempt={self.attempt!r})"
 
     def remaining(self) -> float | None:
         """Seconds until its timeout or deadline, never below 0; None: it has neither."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from mpengine.runtime import descriptors
 from mpengine.wire import messages as wire
@@ -48,18 +47,30 @@ class _Mapped:
         self._map.close()
 
 
-@dataclass(slots=True)
 class LogRecord:
-    """One record of a log as it stands there; `blob` is a copy."""
+    """One record of a log as it stands there; `blob` is a copy. Not a dataclass, as workers import this."""
 
-    kind: int
-    index: int
-    count: int
-    batch: int
-    started_at: float
-    duration: float
-    peak_memory: int
-    blob: bytes | bytearray
+    __slots__ = ("batch", "blob", "count", "duration", "index", "kind", "peak_memory", "started_at")
+
+    def __init__(
+        self,
+        kind: int,
+        index: int,
+        count: int,
+        batch: int,
+        started_at: float,
+        duration: float,
+        peak_memory: int,
+        blob: bytes | bytearray,
+    ) -> None:
+        self.kind = kind
+        self.index = index
+        self.count = count
+        self.batch = batch
+        self.started_at = started_at
+        self.duration = duration
+        self.peak_memory = peak_memory
+        self.blob = blob
 
 
 class LogReader(_Mapped):

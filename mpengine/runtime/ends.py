@@ -4,30 +4,47 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from multiprocessing import context, reduction
 from typing import Any
 
 from mpengine.runtime.job_queue import JobQueue
 
 
-@dataclass
 class WorkerEnds:
-    """Descriptors and settings of one worker. Pickled only while its process is being spawned."""
+    """Descriptors and settings of one worker. Pickled only while its process is being spawned.
 
-    queue: JobQueue
-    arena_fd: int  # bodies of batches, read-only
-    channel_fd: int  # its row and log
-    bell_fd: int  # write end: "there is something in my log"
-    answer_fd: int  # write end: answers, see `answers`
-    leash_fd: int  # read end: the parent lives
-    crash_fd: int  # where faulthandler writes
-    initializer: Callable[..., Any] | None = None
-    initargs: tuple[Any, ...] = ()
-    max_tasks: int | None = None
-    memory_limit: int | None = None
-    threads: int | None = 1
-    packed_initializer: bytes | None = field(default=None, repr=False)
+    Not a dataclass: every spawned worker would pay milliseconds for that module and what it imports.
+    """
+
+    def __init__(
+        self,
+        *,
+        queue: JobQueue,
+        arena_fd: int,
+        channel_fd: int,
+        bell_fd: int,
+        answer_fd: int,
+        leash_fd: int,
+        crash_fd: int,
+        initializer: Callable[..., Any] | None = None,
+        initargs: tuple[Any, ...] = (),
+        max_tasks: int | None = None,
+        memory_limit: int | None = None,
+        threads: int | None = 1,
+    ) -> None:
+        self.queue = queue
+        self.arena_fd = arena_fd  # bodies of batches, read-only
+        self.channel_fd = channel_fd  # its row and log
+        self.bell_fd = bell_fd  # write end: "there is something in my log"
+        self.answer_fd = answer_fd  # write end: answers, see `answers`
+        self.leash_fd = leash_fd  # read end: the parent lives
+        self.crash_fd = crash_fd  # where faulthandler writes
+        self.initializer = initializer
+        self.initargs = initargs
+        self.max_tasks = max_tasks
+        self.memory_limit = memory_limit
+        self.threads = threads
+        self.packed_initializer: bytes | None = None
 
     _FDS = ("arena_fd", "channel_fd", "bell_fd", "answer_fd", "leash_fd", "crash_fd")
 
