@@ -188,3 +188,18 @@ def test_using_the_package_loads_no_heavy_one() -> None:
     done = run_python("-c", code)
     assert done.returncode == 0, done.stderr
     assert set(heavy).isdisjoint(json.loads(done.stdout))
+
+
+def test_a_worker_loads_nothing_that_it_does_not_need() -> None:
+    """What a spawned child and the fork server import: each of these takes milliseconds, at every start."""
+    unwanted = {
+        "cloudpickle", "dataclasses", "inspect", "psutil", "mpengine.wire.by_value", "mpengine.runtime.launching",
+        "multiprocessing.forkserver", "multiprocessing.popen_forkserver", "multiprocessing.popen_spawn_posix",
+    }  # fmt: skip
+    code = (
+        f"import sys, json; sys.path.insert(0, {str(ROOT)!r}); import mpengine.runtime.process, mpengine.runtime.worker"
+        "; print(json.dumps(sorted(sys.modules)))"
+    )
+    done = run_python("-S", "-c", code)  # without what the installation itself loads at its start
+    assert done.returncode == 0, done.stderr
+    assert unwanted & set(json.loads(done.stdout)) == set()
