@@ -9,20 +9,10 @@ from mpengine.runtime.clock import monotonic
 
 
 class CurrentJob:
-    """The job that runs here.
+    """The job that runs here. Read-only."""
 
-    Attributes:
-        id: Its id.
-        attempt: 1 for the first, 2 for the first retry, and so on.
-    """
-
-    __slots__ = (
-        "_ends_at",
-        "_is_cancelled",
-        "_show",
-        "attempt",
-        "id",
-    )  # no dataclass: workers would pay for its module
+    # No dataclass: workers would pay for its module.
+    __slots__ = ("_attempt", "_ends_at", "_id", "_is_cancelled", "_show")
 
     def __init__(
         self,
@@ -32,14 +22,24 @@ class CurrentJob:
         is_cancelled: Callable[[], bool],
         show: Callable[[float, float], None],
     ) -> None:
-        self.id = id
-        self.attempt = attempt
+        self._id = id
+        self._attempt = attempt
         self._ends_at = ends_at
         self._is_cancelled = is_cancelled
         self._show = show
 
     def __repr__(self) -> str:
         return f"CurrentJob(id={self.id!r}, attempt={self.attempt!r})"
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+        return self._id
+
+    @property
+    def attempt(self) -> int:
+        """1 for the first, 2 for the first retry, and so on."""
+        return self._attempt
 
     def remaining(self) -> float | None:
         """Seconds until its timeout or deadline, never below 0; None: it has neither."""

@@ -7,6 +7,7 @@ multiprocessing, and so is the Process (see `process`).
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import sys
@@ -28,7 +29,8 @@ from typing import Any, ClassVar
 from mpengine.runtime import descriptors
 from mpengine.wire import by_value
 
-_PRELOAD = ("mpengine.runtime.process", "mpengine.runtime.worker", "mpengine.wire.by_value")
+_WORKER = "mpengine.runtime.worker"
+_PRELOAD = ("mpengine.runtime.process", _WORKER, "mpengine.wire.by_value")
 
 
 class _Pickler(by_value.Pickler):
@@ -144,6 +146,8 @@ def prepare_context(context: BaseContext) -> None:
     """
     if os.getpid() != _home_pid:
         _settle_in()
+    if context.get_start_method() == "fork":
+        importlib.import_module(_WORKER)  # here, once, or every child would
     if context.get_start_method() != "forkserver":
         return
     server = forkserver._forkserver
