@@ -12,11 +12,13 @@ The names below are imported when they are first used, so that a worker pays onl
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
+TYPE_CHECKING = False  # as typing has it, whose import takes a worker milliseconds
 if TYPE_CHECKING:
+    from typing import Any
+
     from mpengine.context import Context as Context
     from mpengine.core.job import Job as Job
     from mpengine.core.job import Outcome as Outcome
@@ -30,13 +32,13 @@ if TYPE_CHECKING:
     from mpengine.errors import InternalError as InternalError
     from mpengine.errors import JobCancelled as JobCancelled
     from mpengine.errors import JobExpired as JobExpired
-    from mpengine.errors import JobInterrupt as JobInterrupt
     from mpengine.errors import JobLost as JobLost
     from mpengine.errors import MemoryLimitExceeded as MemoryLimitExceeded
     from mpengine.errors import RemoteError as RemoteError
     from mpengine.errors import RemoteTraceback as RemoteTraceback
     from mpengine.errors import WorkerStartError as WorkerStartError
     from mpengine.futures import JobFuture as JobFuture
+    from mpengine.interrupt import JobInterrupt as JobInterrupt
     from mpengine.options import cpu_count as cpu_count
     from mpengine.runtime.stopping import ShutdownReport as ShutdownReport
     from mpengine.runtime.stopping import WorkerEnd as WorkerEnd
@@ -56,7 +58,7 @@ _HOMES = {
     "JobCancelled": "errors",
     "JobExpired": "errors",
     "JobFuture": "futures",
-    "JobInterrupt": "errors",
+    "JobInterrupt": "interrupt",
     "JobLost": "errors",
     "MemoryLimitExceeded": "errors",
     "Outcome": "core.job",

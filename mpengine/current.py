@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mpengine.errors import JobInterrupt
+from mpengine.interrupt import JobInterrupt
 from mpengine.runtime.clock import monotonic
 
 

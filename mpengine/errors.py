@@ -10,6 +10,8 @@ from concurrent.futures import CancelledError
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+from mpengine.interrupt import JobInterrupt
+
 __all__ = [
     "EngineBroken",
     "EngineClosed",
@@ -104,11 +106,3 @@ class RemoteTraceback(Exception):
 
     def __str__(self) -> str:
         return f'\n"""\n{self.text}"""'
-
-
-class JobInterrupt(BaseException):
-    """Raised inside a job, in its worker, when its time is over or it is cancelled.
-
-    Not an ``Exception``, as ``KeyboardInterrupt`` is not: code that catches broadly does not swallow it by accident.
-    Let it pass; ``finally`` blocks and context managers run on its way.
-    """

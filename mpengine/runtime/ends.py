@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from multiprocessing import context, reduction
-from typing import Any
 
-from mpengine.runtime.job_queue import JobQueue
+TYPE_CHECKING = False  # as typing has it, whose import takes a worker milliseconds
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class WorkerEnds:
@@ -19,7 +20,7 @@ class WorkerEnds:
     def __init__(
         self,
         *,
-        queue: JobQueue,
+        queue_fd: int,
         arena_fd: int,
         channel_fd: int,
         bell_fd: int,
@@ -32,7 +33,7 @@ class WorkerEnds:
         memory_limit: int | None = None,
         threads: int | None = 1,
     ) -> None:
-        self.queue = queue
+        self.queue_fd = queue_fd  # read end: tickets
         self.arena_fd = arena_fd  # bodies of batches, read-only
         self.channel_fd = channel_fd  # its row and log
         self.bell_fd = bell_fd  # write end: "there is something in my log"
@@ -46,11 +47,11 @@ class WorkerEnds:
         self.threads = threads
         self.packed_initializer: bytes | None = None
 
-    _FDS = ("arena_fd", "channel_fd", "bell_fd", "answer_fd", "leash_fd", "crash_fd")
+    _FDS = ("queue_fd", "arena_fd", "channel_fd", "bell_fd", "answer_fd", "leash_fd", "crash_fd")
 
     def fds(self) -> list[int]:
         """All descriptors a forked worker keeps."""
-        return [self.queue.read_fd, *(getattr(self, name) for name in self._FDS)]
+        return [getattr(self, name) for name in self._FDS]
 
     def __getstate__(self) -> dict[str, Any]:
         from mpengine.runtime.launching import dump_for_child  # in the parent only: children do not pay for it

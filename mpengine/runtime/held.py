@@ -10,13 +10,16 @@ from __future__ import annotations
 import struct
 from array import array
 from collections.abc import Sequence
-from typing import Any
 
 from mpengine.runtime.channel import LogWriter
 from mpengine.runtime.clock import monotonic
 from mpengine.wire import codec
 from mpengine.wire import messages as wire
 from mpengine.wire.remote_error import pack_error
+
+TYPE_CHECKING = False  # as typing has it, whose import takes a worker milliseconds
+if TYPE_CHECKING:
+    from typing import Any
 
 _LENGTH = struct.Struct("<I")
 

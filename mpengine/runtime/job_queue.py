@@ -8,7 +8,7 @@ and one that dies between the two reads of a message leaves the stream out of st
 - A worker reads with `readv` straight into its row of shared memory, and the kernel copies a packet there *before* it
   takes it out of the pipe, under the pipe's mutex, with no place in between where the reader could be killed. So taking
   and claiming are one step: after a worker's death its row says which batch it took last, and what no row says is
-  still in the pipe or was never sent. Nothing has to be repaired, and no other worker is disturbed.
+  still in the pipe or was never sent. Nothing has to be repaired, and no other worker is disturbed. See `queue_end`.
 - Only the parent puts, straight into the pipe, without a feeder thread and without ever blocking. It keeps the queue
   shallow, and may take batches back by reading, as any worker would: each packet has one reader.
 - The parent alone counts: `task_done` once per put, when no worker will look at that batch any more. So `join` ends
@@ -21,8 +21,8 @@ import fcntl
 import os
 import queue
 import threading
-from multiprocessing import context, queues, reduction
-from typing import TYPE_CHECKING, Any
+from multiprocessing import queues
+from typing import TYPE_CHECKING
 
 from mpengine.runtime import descriptors
 from mpengine.wire.messages import PACKET_BYTES
@@ -111,33 +111,6 @@ class JobQueue(_JoinableQueue):
     def close(self) -> None:
         descriptors.close(self.read_fd, self.write_fd, self._back_fd)
 
-    # ---- the worker's side -----------------------------------------------------------------------------------------
-
-    def open_for_worker(self) -> None:
-        """Give this worker's end a description of its own: what a job does to it, it does to this worker alone."""
-        self.read_fd = os.open(f"/proc/self/fd/{self.read_fd}", os.O_RDONLY | os.O_CLOEXEC)
-
-    def get_into(self, row: memoryview, inline: memoryview) -> int:
-        """Claim the next ticket: its first bytes go to `row`, in shared memory, the rest to `inline`. Blocks.
-
-        Returns the number of bytes, 0 if the parent is gone.
-        """
-        try:
-            return os.readv(self.read_fd, [row, inline])
-        except BlockingIOError:  # a job has made it so
-            os.set_blocking(self.read_fd, True)
-            return os.readv(self.read_fd, [row, inline])
-
     def get(self, block: bool = True, timeout: float | None = None) -> bytes:
         """Claim the next ticket without a row: what dies with it, is lost. For tests and tools."""
         return os.read(self.read_fd, PACKET_BYTES)
-
-    # ---- spawning --------------------------------------------------------------------------------------------------
-
-    def __getstate__(self) -> Any:
-        context.assert_spawning(self)
-        return reduction.DupFd(self.read_fd)
-
-    def __setstate__(self, state: Any) -> None:
-        self.read_fd = state.detach()
-        os.set_inheritable(self.read_fd, False)

@@ -20,10 +20,13 @@ import resource
 import signal
 import threading
 from collections.abc import Callable
-from typing import Any, NoReturn
 
 from mpengine.runtime.clock import monotonic
 from mpengine.runtime.signals import INTERRUPT_SIGNAL, STACK_SIGNAL
+
+TYPE_CHECKING = False  # as typing has it, whose import takes a worker milliseconds
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 _LOOK_S = 0.001  # between looks at what takes a system call each; a round trip is not to wait for them
 _TIMERS = (signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)  # and ITIMER_REAL, also known as alarm

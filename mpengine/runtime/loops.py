@@ -5,12 +5,14 @@ Before each call, in this order: mark it as started, look whether the batch was 
 
 from __future__ import annotations
 
-from typing import Any
-
 from mpengine.runtime.channel import LogWriter
 from mpengine.runtime.held import Held
 from mpengine.wire import codec
 from mpengine.wire import messages as wire
+
+TYPE_CHECKING = False  # as typing has it, whose import takes a worker milliseconds
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def run_plain(fn: Any, values: list[Any], index: int, seq: int, log: LogWriter, held: Held) -> bool:

@@ -6,9 +6,12 @@ A spawned child unpickles one of these before anything else, so nothing here imp
 from __future__ import annotations
 
 from multiprocessing import process
-from typing import Any
 
 from mpengine.runtime.ends import WorkerEnds
+
+TYPE_CHECKING = False  # as typing has it, whose import takes a worker milliseconds
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class WorkerProcess(process.BaseProcess):

@@ -15,11 +15,10 @@ import resource
 import traceback
 from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any
 
 from mpengine.core.naming import id_text
 from mpengine.current import CurrentJob
-from mpengine.errors import JobInterrupt
+from mpengine.interrupt import JobInterrupt
 from mpengine.runtime.channel import LogWriter
 from mpengine.runtime.clock import monotonic
 from mpengine.runtime.held import Held
@@ -27,6 +26,10 @@ from mpengine.runtime.loops import run_each, run_plain
 from mpengine.wire import codec
 from mpengine.wire import messages as wire
 from mpengine.wire.remote_error import pack_error, traceback_of
+
+TYPE_CHECKING = False  # as typing has it, whose import takes a worker milliseconds
+if TYPE_CHECKING:
+    from typing import Any
 
 RING_S = 0.001  # results wait at most this long for the bell while jobs keep ending
 GROUP_S = 0.0001  # calls of a map whose values are logged together: what a crash may cause to run again

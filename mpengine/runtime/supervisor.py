@@ -210,8 +210,8 @@ class Supervisor:
             for fd in (bell_r, bell_w):
                 os.set_blocking(fd, False)
             ends = WorkerEnds(
-                queue=self._outbox.queue, arena_fd=self._outbox.arena.read_fd, channel_fd=log.fd, bell_fd=bell_w,
-                answer_fd=self._answer_fd, leash_fd=leash_r, crash_fd=crash_fd, **self._spec,
+                queue_fd=self._outbox.queue.read_fd, arena_fd=self._outbox.arena.read_fd, channel_fd=log.fd,
+                bell_fd=bell_w, answer_fd=self._answer_fd, leash_fd=leash_r, crash_fd=crash_fd, **self._spec,
             )  # fmt: skip
             process = WorkerProcess(self._start_method, f"{self._name}-worker-{worker}", ends)
             process.start()

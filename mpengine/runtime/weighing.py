@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import NamedTuple
 
 FASTEST_GROWTH = 4 << 30  # bytes a second: what one process can touch
 SOONEST_S = 0.005
@@ -23,12 +22,16 @@ def resident_bytes(pid: int) -> int:
     return 0
 
 
-class Portions(NamedTuple):
+class Portions:
     """What a process holds, in bytes: `proportional` divides each shared page among those that share it."""
 
-    proportional: int = 0
-    private: int = 0
-    shared: int = 0
+    # No NamedTuple: workers would pay for what makes one.
+    __slots__ = ("private", "proportional", "shared")
+
+    def __init__(self, proportional: int, private: int, shared: int) -> None:
+        self.proportional = proportional
+        self.private = private
+        self.shared = shared
 
 
 def portions(pid: int) -> Portions:

@@ -18,7 +18,6 @@ import pickle
 import signal
 import sys
 from multiprocessing import util
-from typing import NoReturn
 
 from mpengine import current
 from mpengine.runtime import arena, leash
@@ -26,11 +25,16 @@ from mpengine.runtime.channel import LogWriter
 from mpengine.runtime.clock import monotonic
 from mpengine.runtime.ends import WorkerEnds
 from mpengine.runtime.leftovers import ExitGuard, Leftovers
+from mpengine.runtime.queue_end import QueueEnd
 from mpengine.runtime.running import Runner
 from mpengine.runtime.signals import STACK_SIGNAL
 from mpengine.runtime.weighing import portions, resident_bytes
 from mpengine.wire import messages as wire
 from mpengine.wire.remote_error import pack_error, traceback_of
+
+TYPE_CHECKING = False  # as typing has it, whose import takes a worker milliseconds
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 _FULL_WAIT_S = 0.0005  # between looks at a log that the parent has not read yet
 _WEIGH_S = 0.01  # between looks at what this process holds
@@ -94,9 +98,7 @@ class Worker:
 
     def __init__(self, ends: WorkerEnds) -> None:
         self._ends = ends
-        given_fd = ends.queue.read_fd
-        ends.queue.open_for_worker()
-        os.close(given_fd)
+        self._queue = QueueEnd.of_its_own(ends.queue_fd)
         # A description of its own, as for the queue. Packet mode is the writer's, and not to be had from open(2).
         self._answer_fd = os.open(f"/proc/self/fd/{ends.answer_fd}", os.O_WRONLY | os.O_CLOEXEC)
         fcntl.fcntl(self._answer_fd, fcntl.F_SETFL, os.O_NONBLOCK | os.O_DIRECT)
@@ -142,7 +144,7 @@ class Worker:
 
     def loop(self) -> int:
         """Take and run batches; return the exit code when it is time to leave."""
-        row, inline, queue = self._log.row, self._inline, self._ends.queue
+        row, inline, queue = self._log.row, self._inline, self._queue
         while True:
             try:
                 size = queue.get_into(row, inline)

@@ -12,9 +12,12 @@ import pickle
 import sys
 from collections.abc import Mapping
 from types import BuiltinFunctionType, FunctionType, ModuleType
-from typing import Any
 
 from mpengine.wire.culprit import find_culprit
+
+TYPE_CHECKING = False  # as typing has it, whose import takes a worker milliseconds
+if TYPE_CHECKING:
+    from typing import Any
 
 PROTOCOL = 5
 

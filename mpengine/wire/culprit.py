@@ -6,7 +6,10 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator
 from types import FunctionType, MethodType
-from typing import Any
+
+TYPE_CHECKING = False  # as typing has it, whose import takes a worker milliseconds
+if TYPE_CHECKING:
+    from typing import Any
 
 _DEPTH = 20
 _PARTS = 10_000  # looked at in one object

@@ -16,7 +16,10 @@ import pickle
 import struct
 import sys
 from collections.abc import Sequence
-from typing import Any
+
+TYPE_CHECKING = False  # as typing has it, whose import takes a worker milliseconds
+if TYPE_CHECKING:
+    from typing import Any
 
 TICKET = struct.Struct("<QIIQQ")
 PACKET_BYTES = 4096  # PIPE_BUF: what one write puts into one packet

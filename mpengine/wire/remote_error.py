@@ -5,10 +5,12 @@ from __future__ import annotations
 import pickle
 import traceback
 from types import TracebackType
-from typing import Any
 
-from mpengine.errors import RemoteError, RemoteTraceback
 from mpengine.wire import codec
+
+TYPE_CHECKING = False  # as typing has it, whose import takes a worker milliseconds
+if TYPE_CHECKING:
+    from typing import Any
 
 _TRACEBACK: Any = BaseException.__dict__["__traceback__"]
 
@@ -50,6 +52,8 @@ def pack_error(error: BaseException, tb: TracebackType | None) -> bytes:
 
 def unpack_error(blob: Any, note: str) -> BaseException:
     """The exception again, with the worker's traceback as its cause, and a note saying where it happened."""
+    from mpengine.errors import RemoteError, RemoteTraceback  # in the parent only: workers do not pay for it
+
     pickled, name, text, tb_text = pickle.loads(blob)
     error: BaseException
     error = RemoteError(

@@ -16,6 +16,7 @@ import pytest
 
 from mpengine.runtime import descriptors
 from mpengine.runtime.job_queue import JobQueue
+from mpengine.runtime.queue_end import QueueEnd
 from mpengine.wire.messages import PACKET_BYTES, TICKET
 from tests.support import WAIT_S, wait_for
 
@@ -56,7 +57,7 @@ def test_each_ticket_is_read_whole_and_in_order(tickets: JobQueue) -> None:
 def test_a_claim_lands_in_the_row_and_the_rest_behind_it(tickets: JobQueue) -> None:
     row, inline = bytearray(TICKET.size), bytearray(PACKET_BYTES)
     tickets.put(ticket(7, 40))
-    assert tickets.get_into(memoryview(row), memoryview(inline)) == 40
+    assert QueueEnd(tickets.read_fd).get_into(memoryview(row), memoryview(inline)) == 40
     assert number_of(bytes(row)) == 7
     assert inline[:8] == b"x" * 8
 
@@ -111,9 +112,10 @@ def fork_reader(tickets: JobQueue, out: int, row: mmap.mmap) -> int:
     if pid:
         return pid
     try:
+        end = QueueEnd(tickets.read_fd)
         view, inline = memoryview(row)[: TICKET.size], memoryview(bytearray(PACKET_BYTES))
         while True:
-            tickets.get_into(view, inline)
+            end.get_into(view, inline)
             os.write(out, TICKET.unpack_from(view)[0].to_bytes(8, "little"))
     finally:
         os._exit(1)
