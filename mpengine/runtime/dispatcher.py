@@ -135,8 +135,9 @@ class Dispatcher:
         }
         if options.context.get_start_method() == "fork":
             self.supervisor.start_here(options.workers)  # as long as no thread of ours runs beside the fork
+            self.workforce.first_alone = False
         else:
-            self.supervisor.start(options.workers)
+            self.supervisor.start(options.workers if options.initializer else 1)  # see `Workforce.first_alone`
         self._thread = threading.Thread(target=self._run, name=f"{options.name}-dispatcher", daemon=True)
         self._thread.start()
 
@@ -218,6 +219,8 @@ class Dispatcher:
         for item in self._inbox.take():
             self._take(item)
         self._take_lane()
+        if self.workforce.first_alone and self.books.open > 1:
+            self.workforce.replenish()
         self._wake_at = self._next_wakeup()
         if self._stopping is not None or (self._wake_at is not None and self._wake_at <= monotonic()):
             self._time_has_come(monotonic())

@@ -58,6 +58,11 @@ class Workforce:
         book: Enter into the books what is on the short way (see `express`).
         give_up: Break the engine: what happened, and why.
         memory_limit: Bytes for each worker; None: no limit.
+
+    Attributes:
+        first_alone: The first worker starts by itself. The others follow when it is ready, or as soon as there is more
+            than one job: until then they would only take the CPU away from what is waited for. Not with an initializer,
+            which may take long, and not for `fork`.
     """
 
     def __init__(
@@ -75,6 +80,7 @@ class Workforce:
     ) -> None:
         self.watched: dict[int, WorkerHandle] = {}  # by bell and pidfd
         self.mourner: Mourner | None = None
+        self.first_alone = True
         self.broken = False
         self._supervisor = supervisor
         self._books = books
@@ -179,6 +185,7 @@ class Workforce:
             self._observers.emit(WorkerReady(handle.pid, monotonic()))
         if not self.broken:
             self._tell(ev.WorkerReady(handle.id, handle.pid))
+        self.replenish()
 
     # ---- looking -----------------------------------------------------------------------------------------------------
 
@@ -332,6 +339,7 @@ class Workforce:
 
     def replenish(self) -> None:
         """Start what is missing."""
+        self.first_alone = False
         if self.broken or self._relaunch_at is not None:
             return
         if self.mourner is None or self.mourner.wants_workers():

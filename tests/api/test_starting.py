@@ -1,0 +1,93 @@
+"""Which workers start when: the first one alone, as long as there is no work for more."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from mpengine.observing import WorkerReady, WorkerStarted
+from mpengine.runtime import leash
+from tests.api import jobs
+from tests.runtime.fixtures import MakeEngine
+from tests.support import WAIT_S, wait_for
+
+METHODS = ("forkserver", "spawn")
+take_hold = leash.take_hold
+
+
+class Held:
+    """Workers that are there, and may not begin before they are let go."""
+
+    def __init__(self) -> None:
+        self._fds: list[int] = []
+        self.free = False
+
+    def take_hold(self, write_fd: int) -> None:
+        if self.free:
+            take_hold(write_fd)
+        else:
+            self._fds.append(write_fd)
+
+    def let_go(self) -> None:
+        self.free = True
+        while self._fds:
+            take_hold(self._fds.pop())
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
+    made = Held()
+    monkeypatch.setattr(leash, "take_hold", made.take_hold)
+    yield made
+    made.let_go()
+
+
+def pids_of(kind: Any, events: list[Any]) -> list[int]:
+    return [event.pid for event in events if type(event) is kind]
+
+
+def are_there(kind: Any, count: int, events: list[Any]) -> Callable[[], bool]:
+    return lambda: len(pids_of(kind, events)) == count
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_others_follow_when_the_first_is_ready(make_engine: MakeEngine, method: str) -> None:
+    events: list[Any] = []
+    make_engine(3, method, observers=[events.append])
+    wait_for(are_there(WorkerReady, 3, events))
+    kinds = [type(event) for event in events if type(event) in (WorkerStarted, WorkerReady)]
+    assert kinds[:3] == [WorkerStarted, WorkerReady, WorkerStarted]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_or_as_soon_as_there_is_more_than_one_job(make_engine: MakeEngine, held: Held, method: str) -> None:
+    events: list[Any] = []
+    engine = make_engine(3, method, observers=[events.append])
+    futures = [engine.submit(jobs.square, n) for n in range(2)]
+    wait_for(are_there(WorkerStarted, 3, events))
+    assert not pids_of(WorkerReady, events)
+    held.let_go()
+    assert [future.result(WAIT_S) for future in futures] == [0, 1]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_or_when_the_first_is_gone(make_engine: MakeEngine, held: Held, method: str) -> None:
+    events: list[Any] = []
+    engine = make_engine(3, method, observers=[events.append])
+    wait_for(are_there(WorkerStarted, 1, events))
+    os.kill(pids_of(WorkerStarted, events)[0], signal.SIGKILL)
+    wait_for(are_there(WorkerStarted, 4, events))
+    held.let_go()
+    assert engine.submit(jobs.square, 3).result(WAIT_S) == 9
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_with_an_initializer_that_may_take_long_all_start_at_once(
+    make_engine: MakeEngine, held: Held, method: str
+) -> None:
+    events: list[Any] = []
+    make_engine(3, method, jobs.remember, ("given",), observers=[events.append])
+    wait_for(are_there(WorkerStarted, 3, events))
+    held.let_go()
