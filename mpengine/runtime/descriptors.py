@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
+import select
 import threading
 
 # Held while descriptors are made and noted, or forgotten and closed: a fork in another thread waits for that. A copy of
@@ -26,6 +28,8 @@ def check_room(count: int, what: str) -> None:
     Args:
         what: Needs them.
     """
+    if _last_are_free(count):
+        return
     with contextlib.ExitStack() as opened, no_fork:
         try:
             for _ in range(count):
@@ -34,6 +38,17 @@ def check_room(count: int, what: str) -> None:
             raise OSError(
                 error.errno, f"{error.strerror}: {what} needs {count} descriptors; close some, or raise `ulimit -n`"
             ) from None
+
+
+def _last_are_free(count: int) -> bool:
+    """Whether none of the highest numbers that this process may use is a descriptor; in one call to the kernel."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit < count:  # none at all: -1
+        return False
+    poll = select.poll()
+    for number in range(limit - count, limit):
+        poll.register(number, 0)
+    return [event for _, event in poll.poll(0)] == [select.POLLNVAL] * count
 
 
 def own(*fds: int) -> None:

@@ -74,10 +74,12 @@ def _set_signals(crash_fd: int) -> None:
 
 def _offer_to_oom_killer() -> None:
     """When the machine runs out of memory, the kernel is to take a worker, and not the program that waits for it."""
-    with contextlib.suppress(OSError, ValueError), open("/proc/self/oom_score_adj", "r+") as file:
-        score = min(1000, int(file.read()) + _OOM_SCORE)
-        file.seek(0)
-        file.write(str(score))
+    with contextlib.suppress(OSError, ValueError):
+        fd = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)  # a file object costs five times as much
+        try:
+            os.pwrite(fd, b"%d" % min(1000, int(os.read(fd, 16)) + _OOM_SCORE), 0)
+        finally:
+            os.close(fd)
 
 
 def _leave(status: int) -> NoReturn:
