@@ -159,12 +159,15 @@ class Supervisor:
     # ---- starting --------------------------------------------------------------------------------------------------
 
     def start_here(self, count: int) -> None:
-        """Start workers in the calling thread: for `fork`, before this process has threads of ours."""
+        """Start workers in the calling thread: for `fork`, before this process has threads of ours.
+
+        Each may begin at once, beside the fork of the next; the dispatcher thread finds it among those we watch.
+        """
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # as in `_launch_all`
         try:
             for _ in range(count):
                 self.starting += 1
-                self._launch(self._take_id())
+                self._launch(self._take_id(), self.adopt)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
@@ -184,10 +187,13 @@ class Supervisor:
         self._next_id += 1
         return self._next_id - 1
 
-    def _launch(self, worker: int) -> None:
+    def _launch(self, worker: int, adopt: Callable[[WorkerHandle], None] | None = None) -> None:
         """Launcher thread: make a worker's ends, start it, post its handle."""
         try:
-            self._post(self._make(worker))
+            handle = self._make(worker)
+            if adopt is not None:
+                adopt(handle)
+            self._post(handle)
         except Exception as error:
             # Its frames are this thread's, which goes on; they say nothing that the text below does not.
             error.__context__ = error.__traceback__ = None
@@ -230,6 +236,8 @@ class Supervisor:
 
     def adopt(self, handle: WorkerHandle) -> None:
         """A handle was posted: from now on its worker is among those we watch, and may begin."""
+        if handle.id in self.handles:
+            return  # of `start_here`
         self.starting -= 1
         self.handles[handle.id] = handle
         leash.take_hold(handle.leash_fds[1])

@@ -10,11 +10,13 @@ import contextlib
 import select
 import signal
 
-import psutil
+import psutil  # here, and not when it is needed: see `descendants`
 
 
 def descendants(pid: int) -> list[psutil.Process]:
     """All processes below this one, now. Empty if it is gone, or if that cannot be told."""
+    # No import here, which an engine's start would like: psutil's evaluates text, and that makes Python forget that the
+    # program is to end by the signal of a Ctrl-C.
     try:
         return psutil.Process(pid).children(recursive=True)
     except (psutil.Error, OSError):

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -91,3 +92,19 @@ def test_with_an_initializer_that_may_take_long_all_start_at_once(
     make_engine(3, method, jobs.remember, ("given",), observers=[events.append])
     wait_for(are_there(WorkerStarted, 3, events))
     held.let_go()
+
+
+def test_under_fork_each_may_begin_at_once_and_is_among_the_workers(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not only when the dispatcher thread is there, which comes after the last fork."""
+    threads: list[threading.Thread] = []
+
+    def take_hold_and_tell(write_fd: int) -> None:
+        threads.append(threading.current_thread())
+        take_hold(write_fd)
+
+    monkeypatch.setattr(leash, "take_hold", take_hold_and_tell)
+    engine = make_engine(2, "fork")
+    assert threads == [threading.current_thread()] * 2
+    assert len(engine.workers()) == 2
