@@ -59,7 +59,7 @@ Posted = ev.Event | WorkerHandle | WorkerStartError | ShutdownRequest | Callable
 
 
 class Dispatcher:
-    """See the module's text. Starts its workers and its thread at once.
+    """See the module's text. Starts its first workers and its thread at once.
 
     Attributes:
         admission: For any thread: how jobs get in.
