@@ -30,7 +30,7 @@ from mpengine.runtime import descriptors
 from mpengine.wire import by_value
 
 _WORKER = "mpengine.runtime.worker"
-_PRELOAD = ("mpengine.runtime.process", _WORKER, "mpengine.wire.by_value")
+_PRELOAD = "mpengine.runtime.preload"
 
 
 class _Pickler(by_value.Pickler):
@@ -157,8 +157,8 @@ def prepare_context(context: BaseContext) -> None:
     except FileNotFoundError:
         context.set_forkserver_preload([])  # deleted under us: only with modules to load does the server ask for it
         return
-    if not set(_PRELOAD) <= set(modules):
-        context.set_forkserver_preload([*(name for name in modules if name not in ("__main__", *_PRELOAD)), *_PRELOAD])
+    if _PRELOAD not in modules:
+        context.set_forkserver_preload([*(name for name in modules if name != "__main__"), _PRELOAD])
 
 
 def _settle_in() -> None:

@@ -12,7 +12,7 @@ from mpengine.observing import WorkerReady, WorkerStarted
 from mpengine.runtime import leash
 from tests.api import jobs
 from tests.runtime.fixtures import MakeEngine
-from tests.support import WAIT_S, wait_for
+from tests.support import WAIT_S, run_python, wait_for
 
 METHODS = ("forkserver", "spawn")
 take_hold = leash.take_hold
@@ -108,3 +108,18 @@ def test_under_fork_each_may_begin_at_once_and_is_among_the_workers(
     engine = make_engine(2, "fork")
     assert threads == [threading.current_thread()] * 2
     assert len(engine.workers()) == 2
+
+
+CLOUDPICKLE = """
+from mpengine import Engine
+
+if_loaded = "'cloudpickle' in __import__('sys').modules"
+for _ in range(3):
+    with Engine(1, "forkserver") as engine:
+        print(engine.submit(eval, if_loaded).result(20), engine.submit(lambda: 1).result(20))
+"""
+
+
+def test_the_first_worker_does_not_wait_for_cloudpickle_and_the_others_have_it() -> None:
+    done = run_python("-c", CLOUDPICKLE)
+    assert (done.stdout, done.stderr) == ("False 1\nTrue 1\nTrue 1\n", "")
