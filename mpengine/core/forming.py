@@ -21,26 +21,27 @@ def form_batch(
     `ahead`: every worker has a batch. Then only work of `SHORT_S` or more is sent: less is better gathered while the
     workers are busy, so that a stream of tiny jobs does not travel one by one.
 
-    A span of a map is one batch: its iterator has cut it to size. Of other spans so many jobs are taken, and so many
-    records are collected, as fit in `TARGET_S` by their estimated time while nobody else would go short: at most half
-    of what there is to share, per worker. A function nothing is known about travels alone.
+    A batch is guided by what waits: half of each worker's share of it, but `SHORT_S` at least and `TARGET_S` at most.
+    So batches get smaller towards the end, and all workers come to it at about the same time. A span is a batch, or is
+    cut; records are collected. A function nothing is known about travels alone.
     """
     entry = backlog.peek()
     if entry is None:
         return None
-    if isinstance(entry, Span) and entry.payload is not None:
-        return Batch(seq, span=_pop_span(backlog), now=now)
     estimate = pace.seconds(entry.key)
-    waiting = len(backlog) + (len(entry) - 1 if isinstance(entry, Span) else 0)
-    if ahead and estimate is not None and estimate * waiting < SHORT_S:
+    is_cut_to_size = isinstance(entry, Span) and entry.payload is not None  # by its iterator
+    if ahead and not is_cut_to_size and estimate is not None and estimate * backlog.calls < SHORT_S:
         return None
-    share = waiting // (2 * max(1, workers))
+    share = backlog.calls // (2 * max(1, workers))
     if estimate is not None:
         share = max(share, int(SHORT_S / max(estimate, 1e-9)))
-    most = max(1, min(MAX_ITEMS, share))
     if isinstance(entry, Span):
-        return Batch(seq, span=_cut(backlog, entry, min(most, pace.calls(entry.key))), now=now)
-    return Batch(seq, records=_collect(backlog, entry, pace, most), now=now)
+        most = min(share, pace.calls(entry.key))
+        if entry.size > MAX_BYTES:
+            most = min(most, MAX_BYTES * len(entry.jobs or ()) // entry.size)
+        parts = max(1, round(len(entry) / max(1, most)))  # of about one length
+        return Batch(seq, span=backlog.pop_part(-(-len(entry) // parts)), now=now)
+    return Batch(seq, records=_collect(backlog, entry, pace, max(1, min(MAX_ITEMS, share))), now=now)
 
 
 def _collect(backlog: Backlog, entry: Entry | None, pace: Pace, most: int) -> list[Record]:
@@ -57,20 +58,3 @@ def _collect(backlog: Backlog, entry: Entry | None, pace: Pace, most: int) -> li
         records.append(entry)
         entry = backlog.peek()
     return records
-
-
-def _cut(backlog: Backlog, span: Span, most: int) -> Span:
-    """The first jobs of a span; the rest of it stays where it is."""
-    if span.size > MAX_BYTES:
-        most = max(1, min(most, MAX_BYTES * len(span.jobs or ()) // span.size))
-    if len(span) <= most:
-        return _pop_span(backlog)
-    part = span.part(span.first, span.first + most)
-    span.first += most
-    return part
-
-
-def _pop_span(backlog: Backlog) -> Span:
-    span = backlog.pop()
-    assert isinstance(span, Span)
-    return span

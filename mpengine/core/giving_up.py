@@ -27,7 +27,7 @@ class GivingUp:
             if record in self._books.delayed:
                 self._books.delayed.discard(record)
             else:
-                self._books.backlog.settled()
+                self._books.backlog.settled(record)
             self._books.settle(record, doom.status, doom.error, now)
         elif record.state is State.QUEUED and (record.doom is None or record.doom.retry):
             record.doom = doom
@@ -48,10 +48,9 @@ class GivingUp:
         books = self._books
         for entry in list(books.backlog):
             if isinstance(entry, Span) and self._doom_calls(entry, entry.open_jobs, event):
+                before = len(entry)
                 books.end_doomed_calls(entry)
-                if not len(entry):
-                    entry.state = State.SETTLED
-                    books.backlog.settled()
+                books.backlog.drop_some(entry, before - len(entry))
         for batch in list(books.batches.values()) if event.running else ():
             waiting = batch.open_span(batch.done)
             if waiting is not None and self._doom_calls(waiting, waiting.open_jobs, event):
@@ -83,7 +82,7 @@ class GivingUp:
             if entry.stream is event.stream:
                 if isinstance(entry, Span):
                     entry.state = State.SETTLED
-                    self._books.backlog.settled()
+                    self._books.backlog.settled(entry)
                     self._books.drop_span(entry)
                 else:
                     self._cancel(entry, _CLOSED, now)
@@ -104,7 +103,7 @@ class GivingUp:
         for entry in list(self._books.backlog):
             if isinstance(entry, Span):
                 entry.state = State.SETTLED
-                self._books.backlog.settled()
+                self._books.backlog.settled(entry)
                 self._books.fail_span(entry, Status.CANCELLED, verdicts.span_cancelled_error(entry, event.reason))
             else:
                 self._cancel(entry, event.reason, now)
@@ -127,7 +126,7 @@ class GivingUp:
                 record.attempt += batch.has_started(record)
                 self._books.settle(record, Status.FAILED, self._books.broken, now)
         for entry in list(self._books.backlog):
-            self._books.backlog.settled()
+            self._books.backlog.settled(entry)
             if isinstance(entry, Span):
                 entry.state = State.SETTLED
                 self._books.fail_span(entry, Status.FAILED, self._books.broken)

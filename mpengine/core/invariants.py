@@ -47,6 +47,8 @@ def _check_backlog(books: Books) -> None:
     waiting = list(books.backlog)
     live = len(books.backlog)
     _expect(len(waiting) == live, f"the backlog counts {live} entries and holds {len(waiting)}")
+    calls = sum(1 if isinstance(entry, Record) else len(entry) for entry in waiting)
+    _expect(calls == books.backlog.calls, f"the backlog counts {books.backlog.calls} calls and holds {calls}")
     priorities = [entry.priority for entry in waiting]
     _expect(
         priorities == sorted(priorities, reverse=True), f"the backlog is not in the order of priority: {priorities}"

@@ -90,6 +90,7 @@ class Ledger:
         self._handlers[type(event)](event, now)
         if self.books.broken is None and self.books.abandoned is None:
             self._fill(now)
+            self._patrol.share(now, len(self.workers))
         return self.books.take_actions()
 
     def next_wakeup(self) -> float | None:

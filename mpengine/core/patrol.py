@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mpengine.core.books import Books
 
 PATROL_S = 0.005  # between looks at a batch whose results may lie unannounced in its worker's log
+HUNGRY_S = 0.001  # the same, while a worker has nothing to do: who holds more than this gives it back
 STUCK_S = 0.020  # an item that runs this long holds up those behind it: they go to another worker
 SETTLE_S = 0.002
 UNSTARTED_S = 1.0  # a batch of which nothing has started for this long: a worker that should be at it may be stopped
@@ -37,6 +38,7 @@ class Patrol:
     def __init__(self, books: Books, stop_grace: float) -> None:
         self._books = books
         self._stop_grace = stop_grace
+        self._hungry = False  # a worker has nothing to do, and nothing waits
 
     def sent(self, batch: Batch, now: float) -> None:
         """A batch has just been formed."""
@@ -49,6 +51,15 @@ class Patrol:
         """Some of its items were reported, not all."""
         batch.index_since = max(batch.index_since, now) if batch.index < batch.done else batch.index_since
         self._plan(batch, now)
+
+    def share(self, now: float, workers: int) -> None:
+        """Nothing more can be sent now. If a worker has nothing to do, others are to give back what they hold."""
+        was_hungry = self._hungry
+        self._hungry = len(self._books.batches) < workers and not self._books.backlog
+        if self._hungry and not was_hungry:
+            for batch in self._books.batches.values():
+                if batch.size - batch.done > 1 and batch.check_at is not None:
+                    batch.check_at = now
 
     def pursue(self, batch: Batch, now: float) -> None:
         """Something in this batch was given up: act at once on what is known of it."""
@@ -130,7 +141,8 @@ class Patrol:
         if index is None:
             return
         assert batch.worker is not None
-        stuck = now - batch.index_since >= STUCK_S
+        age = now - batch.index_since
+        stuck = age >= STUCK_S
         if batch.span is not None and index > batch.done and (stuck or batch.done == batch.done_before):
             # It holds back values that it had at the last look: its calls have become slow.
             self._books.emit(do.Flush(batch.worker, batch.seq))
@@ -138,7 +150,7 @@ class Patrol:
         if index + 1 >= batch.size:
             return
         if batch.revoked_at is None:
-            if stuck:
+            if stuck or (self._hungry and (age >= HUNGRY_S or self._is_long(batch, batch.size - index - 1))):
                 self._revoke(batch, now)
         elif now >= batch.revoked_at + SETTLE_S:
             self._books.truncate(batch, index + 1, now)
@@ -146,6 +158,12 @@ class Patrol:
     def _is_given_up(self, batch: Batch, span: Span) -> bool:
         dooms = self._books.dooms
         return span.cancelled or (bool(dooms) and any(job in dooms for job in batch.jobs(batch.done)))
+
+    def _is_long(self, batch: Batch, calls: int) -> bool:
+        """Whether so many items at its end are worth the way back, as far as is known."""
+        key = batch.records[-1].key if batch.span is None else batch.span.key
+        seconds = self._books.pace.seconds(key)
+        return seconds is None or seconds * calls >= HUNGRY_S
 
     def _revoke(self, batch: Batch, now: float) -> None:
         if batch.revoked_at is None:
@@ -160,9 +178,10 @@ class Patrol:
         index = self._current(batch)
         times = [now + UNSTARTED_S] if index is None else []
         if batch.revoked_at is not None and (index is None or index + 1 < batch.size):
-            times.append(now + PATROL_S)
+            times.append(now + (HUNGRY_S if self._hungry else PATROL_S))
         elif batch.size - batch.done > 1:
-            times.append(now + (PATROL_S if batch.worker is not None else IDLE_PATROL_S))
+            held_s = PATROL_S if batch.worker is not None else IDLE_PATROL_S
+            times.append(now + (HUNGRY_S if self._hungry else held_s))
         elif batch.span is not None and self._is_given_up(batch, batch.span):
             times.append(now + PATROL_S)
         if batch.kill_at is not None and not batch.killed and batch.interrupted == index:

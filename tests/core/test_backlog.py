@@ -11,7 +11,7 @@ def popped(backlog: Backlog) -> list[object]:
 
 def settle(backlog: Backlog, record: Record) -> None:
     record.state = State.SETTLED
-    backlog.settled()
+    backlog.settled(record)
 
 
 def test_an_empty_one_has_nothing_to_show() -> None:
