@@ -2,8 +2,12 @@
 
 An input whose next item is always there (a list, a range, ...) is drawn in the consumer's own turn: at the call, and
 whenever it asks for the next result. Any other may block for as long as it likes, and results must not wait for that;
-so a drawer thread asks it for the next item, but only while the window has room: it never runs further ahead. Either
-way the items drawn and not handed out are bounded, whichever side is slow.
+so a drawer thread asks it for the next item, but only while the window has room: it never runs further ahead.
+
+The window has two bounds. Jobs under way, up to where the consumer receives their results: so much work that the workers
+do not run dry; a consumer that is slow stops the drawing with that. And jobs drawn and not handed out, which is more where
+results are handed out in order: those behind a long job are received and wait for their turn, and as long as memory allows
+the workers must not wait with them.
 
 A source is known to its iterator and to the drawer thread, which does not know the iterator: one that is dropped is
 collected, closes its source, and the thread ends with the next item, or at once if it waits for room.
@@ -32,7 +36,7 @@ from mpengine.wire import codec
 AHEAD_S = 0.060  # work to have drawn ahead, per worker: outlasts a consumer that thinks for a while
 LEAST_AHEAD = 4  # jobs drawn ahead per worker while nothing is known about them
 MOST_AHEAD = 1 << 16  # jobs drawn and not handed out: what bounds the memory of free jobs
-AHEAD_BYTES = 64 << 20  # the same for large ones
+AHEAD_BYTES = 64 << 20  # the same for large ones: their arguments, and results that wait for their turn
 TURN_S = 0.005  # a consumer's turn of drawing ends after this long when results are waiting
 GATHER_S = 0.001  # items are sent at least this often while they are drawn
 MOST_BYTES = 1 << 20  # of arguments sent at once
@@ -58,6 +62,9 @@ class Source(ABC):
     Args:
         sure: The input never blocks: `pull` draws. Else a thread of this source does.
         buffersize: Jobs drawn and not handed out, at most; None: the engine's own measure.
+
+    Attributes:
+        early_bytes: Of results that the consumer has received before their turn; the consumer's to change.
     """
 
     def __init__(self, dispatcher: Dispatcher, items: Iterator[Any], *, sure: bool, buffersize: int | None) -> None:
@@ -65,13 +72,14 @@ class Source(ABC):
         self._dispatcher = dispatcher
         self._items = items
         self._sure = sure
-        self._buffersize = buffersize
+        self._most_ahead = MOST_AHEAD if buffersize is None else min(buffersize, MOST_AHEAD)
         self._key = 0  # of the function drawn last, for the pace
         self._lock = threading.Lock()
         self._waits = False  # the drawer thread, for room
         self._room: queue.SimpleQueue[None] = queue.SimpleQueue()  # a word to it; may be put from a finalizer
         self._ahead = 0  # jobs drawn and not handed out
         self._ahead_bytes = 0  # of their arguments, as long as they have no result
+        self.early_bytes = 0
         self._gathered: list[Any] = []  # drawn, made ready, and not sent
         self._bytes = 0  # about so many of those
         self._unanswered = 0  # jobs sent and not received back
@@ -104,14 +112,19 @@ class Source(ABC):
             self._unanswered -= jobs
             if self._is_hungry():
                 self._send()  # nobody else would, if the input blocks now
+            self._call_drawer()
 
     def handed_out(self, jobs: int) -> None:
         """The consumer's user has taken so many results."""
         with self._lock:
             self._ahead -= jobs
-            if self._waits and self._has_room():
-                self._waits = False
-                self._room.put(None)
+            self._call_drawer()
+
+    def _call_drawer(self) -> None:
+        """Tell the drawer thread if it waits for room and there is some. With the lock."""
+        if self._waits and self._has_room():
+            self._waits = False
+            self._room.put(None)
 
     def close(self) -> None:
         """Nobody wants more: stop what was drawn. From the consumer, or when it has dropped the iterator."""
@@ -125,11 +138,14 @@ class Source(ABC):
     # ---- drawing -----------------------------------------------------------------------------------------------------
 
     def _window(self) -> int:
-        """How many jobs may be drawn and not handed out."""
+        """How many jobs may be under way."""
         seconds = self._dispatcher.books.pace.seconds(self._key)
         ahead = 0 if seconds is None else int(AHEAD_S / max(seconds, 1e-9))
-        most = self._dispatcher.supervisor.size * max(LEAST_AHEAD, ahead)
-        return min(most, MOST_AHEAD if self._buffersize is None else self._buffersize)
+        return min(self._most_ahead, self._dispatcher.supervisor.size * max(LEAST_AHEAD, ahead))
+
+    def _room_for(self, window: int) -> int:
+        """How many more may be drawn now."""
+        return min(window - self._unanswered, self._most_ahead - self._ahead)
 
     def _is_hungry(self) -> bool:
         """Whether so little is under way that an item must not wait for others to go with it."""
@@ -137,9 +153,9 @@ class Source(ABC):
 
     def _has_room(self) -> bool:
         window = self._window()
-        if self._ahead_bytes > AHEAD_BYTES and self._ahead >= self._dispatcher.supervisor.size:
+        if self._ahead_bytes + self.early_bytes > AHEAD_BYTES and self._ahead >= self._dispatcher.supervisor.size:
             return False
-        return window - self._ahead >= max(1, window >> _QUANTUM_BITS)
+        return self._room_for(window) >= max(1, window >> _QUANTUM_BITS)
 
     def _draw_some(self) -> None:
         """Draw and send one lot, in the consumer's turn."""
@@ -272,7 +288,7 @@ class CallSource(Source):
         self._kinds: set[type] = set()
 
     def _lot(self) -> int:
-        return max(1, min(self._window() - self._ahead, self._dispatcher.books.pace.calls(self._key)))
+        return max(1, min(self._room_for(self._window()), self._dispatcher.books.pace.calls(self._key)))
 
     def _gather(self, most: int) -> bool:
         """As in `Source`; plain values are drawn without a look at each."""

@@ -48,7 +48,7 @@ class JobSource(Source):
         self._has_text = False  # among the arguments of jobs for spans, ever
 
     def _lot(self) -> int:
-        return max(1, min(self._window() - self._ahead, MAX_ITEMS))
+        return max(1, min(self._room_for(self._window()), MAX_ITEMS))
 
     def _take(self, items: Iterator[Any]) -> int:
         """As in `Source`; what may go in a span needs no more than a look."""

@@ -19,6 +19,8 @@ from mpengine.runtime.clock import monotonic
 from mpengine.runtime.dispatcher import Dispatcher
 from mpengine.wire import codec
 
+_UNKNOWN_BYTES = 1 << 16  # that a value may have which arrives unpickled
+
 
 class _Stream:
     """What both kinds have in common: receiving, and the end.
@@ -113,10 +115,17 @@ class MapStream(_Stream):
             self._source.received(count)
             if not self._ordered:
                 return arrived
+            self._source.early_bytes += _size_of(arrived[1])
             self._early[received.position] = arrived
+            self._source.pull()  # the workers go on, however long the one whose turn it is takes
         arrived = self._early.pop(self._next)
+        self._source.early_bytes -= _size_of(arrived[1])
         self._next += arrived[0]
         return arrived
+
+
+def _size_of(blob: bytes | None) -> int:
+    return 0 if blob is None else len(blob)
 
 
 def _unpacked(blob: bytes) -> tuple[list[Any], bool, BaseException | None]:
@@ -150,7 +159,7 @@ class RunStream(_Stream):
         super().__init__(source, ordered=ordered, deadline=deadline)
         self._counts_each = counts_each
         self._next = 0  # position of the next outcome to hand out, if ordered
-        self._early: dict[int, list[Outcome]] = {}
+        self._early: dict[int, tuple[list[Outcome], int]] = {}  # and their size
         self._dispatcher = dispatcher
         source.start()
 
@@ -181,14 +190,18 @@ class RunStream(_Stream):
                 return None
             if isinstance(received, SpanEnd):
                 position, outcomes = received.position, outcomes_of(received)
+                size = 0 if received.report is None else len(received.report.value or b"")
             else:
-                position, outcomes = received[0].position, [received[1]]
+                position, outcomes, size = received[0].position, [received[1]], _UNKNOWN_BYTES
             self._received += len(outcomes)
             self._source.received(len(outcomes))
             if not self._ordered:
                 return outcomes
-            self._early[position] = outcomes
-        outcomes = self._early.pop(self._next)
+            self._source.early_bytes += size
+            self._early[position] = (outcomes, size)
+            self._source.pull()
+        outcomes, size = self._early.pop(self._next)
+        self._source.early_bytes -= size
         self._next += len(outcomes)
         return outcomes
 
