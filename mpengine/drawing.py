@@ -35,9 +35,10 @@ from mpengine.wire import codec
 
 AHEAD_S = 0.060  # work to have drawn ahead, per worker: outlasts a consumer that thinks for a while
 LEAST_AHEAD = 4  # jobs drawn ahead per worker while nothing is known about them
-MOST_AHEAD = 1 << 16  # jobs drawn and not handed out: what bounds the memory of free jobs
+MOST_AHEAD = 1 << 16  # jobs under way: what bounds the memory of free jobs
+MOST_DRAWN = 1 << 20  # jobs drawn and not handed out
 AHEAD_BYTES = 64 << 20  # the same for large ones: their arguments, and results that wait for their turn
-TURN_S = 0.005  # a consumer's turn of drawing ends after this long when results are waiting
+TURN_S = 0.001  # a consumer's turn of drawing ends after this long when results are waiting
 GATHER_S = 0.001  # items are sent at least this often while they are drawn
 MOST_BYTES = 1 << 20  # of arguments sent at once
 BULK = 1024  # items of a list drawn at once, as long as they are plain values
@@ -72,7 +73,7 @@ class Source(ABC):
         self._dispatcher = dispatcher
         self._items = items
         self._sure = sure
-        self._most_ahead = MOST_AHEAD if buffersize is None else min(buffersize, MOST_AHEAD)
+        self._most_drawn = MOST_DRAWN if buffersize is None else buffersize
         self._key = 0  # of the function drawn last, for the pace
         self._lock = threading.Lock()
         self._waits = False  # the drawer thread, for room
@@ -141,11 +142,11 @@ class Source(ABC):
         """How many jobs may be under way."""
         seconds = self._dispatcher.books.pace.seconds(self._key)
         ahead = 0 if seconds is None else int(AHEAD_S / max(seconds, 1e-9))
-        return min(self._most_ahead, self._dispatcher.supervisor.size * max(LEAST_AHEAD, ahead))
+        return min(MOST_AHEAD, self._most_drawn, self._dispatcher.supervisor.size * max(LEAST_AHEAD, ahead))
 
     def _room_for(self, window: int) -> int:
         """How many more may be drawn now."""
-        return min(window - self._unanswered, self._most_ahead - self._ahead)
+        return min(window - self._unanswered, self._most_drawn - self._ahead)
 
     def _is_hungry(self) -> bool:
         """Whether so little is under way that an item must not wait for others to go with it."""

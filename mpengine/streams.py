@@ -19,6 +19,7 @@ from mpengine.runtime.clock import monotonic
 from mpengine.runtime.dispatcher import Dispatcher
 from mpengine.wire import codec
 
+_OBJECT_BYTES = 1 << 10  # of a result that waits for its turn, besides its value: what keeps it, and its job
 _UNKNOWN_BYTES = 1 << 16  # that a value may have which arrives unpickled
 
 
@@ -115,17 +116,18 @@ class MapStream(_Stream):
             self._source.received(count)
             if not self._ordered:
                 return arrived
-            self._source.early_bytes += _size_of(arrived[1])
+            self._source.early_bytes += _size_of(arrived[1], 1)
             self._early[received.position] = arrived
             self._source.pull()  # the workers go on, however long the one whose turn it is takes
         arrived = self._early.pop(self._next)
-        self._source.early_bytes -= _size_of(arrived[1])
+        self._source.early_bytes -= _size_of(arrived[1], 1)
         self._next += arrived[0]
         return arrived
 
 
-def _size_of(blob: bytes | None) -> int:
-    return 0 if blob is None else len(blob)
+def _size_of(blob: bytes | None, objects: int) -> int:
+    """Bytes that results take while they wait for their turn, in so many objects."""
+    return objects * _OBJECT_BYTES + (0 if blob is None else len(blob))
 
 
 def _unpacked(blob: bytes) -> tuple[list[Any], bool, BaseException | None]:
@@ -190,7 +192,7 @@ class RunStream(_Stream):
                 return None
             if isinstance(received, SpanEnd):
                 position, outcomes = received.position, outcomes_of(received)
-                size = 0 if received.report is None else len(received.report.value or b"")
+                size = _size_of(None if received.report is None else received.report.value, len(outcomes))
             else:
                 position, outcomes, size = received[0].position, [received[1]], _UNKNOWN_BYTES
             self._received += len(outcomes)

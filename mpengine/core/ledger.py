@@ -218,6 +218,7 @@ class Ledger:
                 self._record_reported(batch.records[report.index], event.worker, report, now)
         if batch.done >= batch.size:
             self.books.close(batch)
+            self._patrol.freed(now)
         else:
             self._patrol.progressed(batch, now)
 

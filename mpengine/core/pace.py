@@ -14,7 +14,7 @@ TARGET_S = 0.005
 MAX_ITEMS = 1 << 13  # bounds the memory a batch of free calls takes
 MAX_KEYS = 4096
 
-_FALL = 0.25  # weight of a new, lower measurement
+_FALL = 0.5  # weight of a new, lower measurement
 
 
 class Pace:

@@ -232,7 +232,7 @@ class Batch:
     """What one worker claims at once. See the module's text for `done` and `index`."""
 
     __slots__ = (
-        "check_at", "done", "done_before", "index", "index_since", "interrupted", "kill_at", "killed", "lone",
+        "check_at", "done", "heard_at", "index", "index_since", "interrupted", "kill_at", "killed", "lone",
         "records", "revoked_at", "sent_at", "seq", "size", "span", "worker",
     )  # fmt: skip
 
@@ -246,7 +246,7 @@ class Batch:
         self.size = len(span) if span is not None else len(records)
         self.sent_at = now
         self.done = 0
-        self.done_before = -1  # when it was last looked at
+        self.heard_at = now  # of it, or of its worker's last batch
         self.index = -1
         self.index_since = now
         self.worker: int | None = None
