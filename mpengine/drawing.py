@@ -38,7 +38,6 @@ LEAST_AHEAD = 4  # jobs drawn ahead per worker while nothing is known about them
 MOST_AHEAD = 1 << 16  # jobs under way: what bounds the memory of free jobs
 MOST_DRAWN = 1 << 20  # jobs drawn and not handed out
 AHEAD_BYTES = 64 << 20  # the same for large ones: their arguments, and results that wait for their turn
-TURN_S = 0.001  # a consumer's turn of drawing ends after this long when results are waiting
 GATHER_S = 0.001  # items are sent at least this often while they are drawn
 MOST_BYTES = 1 << 20  # of arguments sent at once
 BULK = 1024  # items of a list drawn at once, as long as they are plain values
@@ -99,12 +98,13 @@ class Source(ABC):
             threading.Thread(target=context.run, args=(self._draw_all,), name=name, daemon=True).start()
 
     def pull(self) -> None:
-        """In the consumer's turn: draw what the window has room for."""
+        """In the consumer's turn: draw what the window has room for, but no more than one lot while results wait."""
         if not self._sure:
             return
-        since = monotonic()
-        while not self._ended and self._has_room() and (self.mailbox.empty() or monotonic() - since < TURN_S):
+        while not self._ended and self._has_room():
             self._draw_some()
+            if not self.mailbox.empty():
+                return
 
     def received(self, jobs: int) -> None:
         """Results of so many jobs have arrived with the consumer."""

@@ -257,16 +257,19 @@ class Ledger:
         batch.worker = event.worker
         self._full_until = None
         self.books.truncate(batch, event.index, now)
+        self._patrol.freed(now)
 
     def _observed(self, event: ev.Observed, now: float) -> None:
         self.books.claims[event.worker] = event.batch
         batch = self.books.batches.get(event.batch)
         if batch is None:
             return
-        batch.worker = event.worker
+        is_news, batch.worker = batch.worker is None, event.worker
         if event.index != batch.index:
             batch.index = event.index
             batch.index_since = now if event.since is None else event.since
+        if is_news:
+            self._patrol.claimed(batch, now)
         if batch.records and batch.done <= event.index < batch.size:
             record = batch.records[event.index]
             record.started_at = batch.index_since

@@ -24,9 +24,10 @@ from mpengine.core.records import Batch, Doom, Span
 if TYPE_CHECKING:
     from mpengine.core.books import Books
 
-# Without news of a batch for this long, its log and board are looked at: results may lie there unannounced, and a call
-# that takes longer than its worker lets others wait holds back those before it. With it, all are there within 5 ms.
-PATROL_S = 0.003
+# Without news of a batch for this long, its log is looked at, where results may lie unannounced; and the next time, what
+# its worker holds back is asked for. Workers ring every millisecond: so this is the time of calls that have become slow,
+# and after two of it everything that had ended before such a call is with the consumer, within 5 ms.
+PATROL_S = 0.002
 HUNGRY_S = 0.001  # the same, while a worker has nothing to do: who holds more than this gives it back
 STUCK_S = 0.005  # an item that runs as long as a whole batch should: those behind it go to another worker
 SETTLE_S = 0.002
@@ -54,10 +55,14 @@ class Patrol:
         """A batch is over; its worker takes the next at once, and says nothing of that."""
         for batch in self._books.batches.values():
             if batch.worker is None:
-                batch.heard_at = now
-                if batch.size > 1:
-                    self._plan(batch, now)
+                self.claimed(batch, now)
                 return
+
+    def claimed(self, batch: Batch, now: float) -> None:
+        """A worker has it, or is about to."""
+        batch.heard_at = now
+        if batch.size > 1:
+            self._plan(batch, now)
 
     def progressed(self, batch: Batch, now: float) -> None:
         """Some of its items were reported, not all."""

@@ -90,7 +90,7 @@ def test_a_timeout_counts_from_the_start_of_its_own_item() -> None:
     scene = Scene()
     first, second = scene.jobs(2, timeout=1.0)
     scene.begin()
-    scene.pass_time(0.015)
+    scene.pass_time(STUCK_S / 2)
     scene.work(End.VALUE)
     scene.begin()
     scene.pass_time(0.99)
@@ -222,7 +222,7 @@ def test_a_kill_that_came_too_late_for_one_item_does_not_spare_the_next() -> Non
     ledger = Ledger(stop_grace=0.0, jitter=lambda: 0.5)
     ledger.books.pace.observe(KEY, 1, 1e-4)
     ledger.handle(ev.WorkerReady(1, 4001), 0.0)
-    first, second = (make_record(timeout=0.005) for _ in range(2))
+    first, second = (make_record(timeout=0.002) for _ in range(2))
     ledger.handle(ev.Accepted([first, second]), 0.0)
     (batch,) = ledger.books.batches
 
@@ -230,11 +230,11 @@ def test_a_kill_that_came_too_late_for_one_item_does_not_spare_the_next() -> Non
         ledger.handle(ev.Observed(1, batch, index, since), now)
         return [type(action).__name__ for action in ledger.handle(ev.TimePassed(), now)]
 
-    assert asked(0, 0.0, 0.006) == ["Interrupt"]
-    assert asked(0, 0.0, 0.007) == ["Kill"]
-    ledger.handle(ev.Reported(1, batch, [Report(0)]), 0.008)
-    assert asked(1, 0.008, 0.014) == ["Interrupt"]
-    assert asked(1, 0.008, 0.015) == ["Kill"]
+    assert asked(0, 0.0, 0.003) == ["Interrupt"]
+    assert asked(0, 0.0, 0.004) == ["Kill"]
+    ledger.handle(ev.Reported(1, batch, [Report(0)]), 0.004)
+    assert asked(1, 0.004, 0.007) == ["Interrupt"]
+    assert asked(1, 0.004, 0.008) == ["Kill"]
 
 
 # ---- stuck behind a long job -----------------------------------------------------------------------------------------
