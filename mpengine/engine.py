@@ -362,6 +362,9 @@ def _admit(dispatcher: Dispatcher, options: Options, job: Any, sink: Sink, has_i
 
 def _take_id(dispatcher: Dispatcher, record: Record) -> None:
     holder = dispatcher.ids.take(record)
+    if holder is record:  # a plain call has it; which may be over, and the books do not know yet
+        dispatcher.catch_up()
+        holder = dispatcher.ids.take(record)
     if holder is None:
         return
     if (

@@ -25,6 +25,7 @@ from mpengine.runtime.clock import monotonic
 from mpengine.wire import codec
 
 if TYPE_CHECKING:
+    from mpengine.core.ids import OpenIds
     from mpengine.core.records import Record, Span, SpanEnd
     from mpengine.functions import KnownFunction
     from mpengine.runtime.answers import Answers
@@ -49,6 +50,7 @@ class Desk(Protocol):
     """What a future asks of its engine. Any thread."""
 
     answers: Answers
+    ids: OpenIds
 
     def request_cancel(self, record: Record, running: bool) -> None:
         """Give this job up."""
@@ -272,7 +274,26 @@ class JobFuture(concurrent.futures.Future[Any]):
         """Whether nobody waits for it, unless it be an attendant."""
         return not self._has_condition
 
-    def start(self, record: Record) -> bool:
+    def is_over_quietly(self) -> bool:
+        """Whether an attendant has brought the value, and nobody else waits for anything."""
+        return self._state == _FINISHED and not self._has_condition and self.offered() is not None
+
+    def finished(self, at: float, started_at: float, duration: float, pid: int, peak: int) -> tuple[int, float]:
+        """Of a lone plain call that is over quietly: what else there is to say of it.
+
+        Returns the key of its function, and its duration.
+        """
+        function = self._function
+        assert function is not None
+        self._times = Times(at, (started_at, started_at + duration), pid, peak)
+        self._desk = None
+        function.desk.ids.release_calls([self])
+        if self._has_condition:  # by now somebody waits for the outcome
+            with self._condition:
+                self._condition.notify_all()
+        return function.key, duration
+
+    def start(self, record: Record | None) -> bool:
         """The record is about to be sent, and can no longer be cancelled for free; False: it was cancelled."""
         with _deciding:
             if self._state == _PENDING:

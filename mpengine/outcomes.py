@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any, cast
 
 from mpengine.core.job import Job, Outcome, Status
-from mpengine.core.records import Report, SpanEnd
+from mpengine.core.records import SpanEnd
 from mpengine.errors import JobCancelled
 from mpengine.wire import codec
 
@@ -17,16 +17,18 @@ class Times:
     """When jobs that ended together were begun, and what else their outcomes have in common.
 
     Attributes:
-        begun: Float64, when each was begun, and when the last had ended; None: nobody tells, after a death.
+        begun: When each was begun, and when the last had ended; None: nobody tells, after a death.
     """
 
     __slots__ = ("accepted_at", "begun", "peak_memory", "worker_pid")
 
-    def __init__(self, part: SpanEnd, report: Report, packed: bytes | None) -> None:
-        self.begun = None if packed is None else array("d", packed)[part.skipped :]
-        self.accepted_at = part.accepted_at
-        self.worker_pid = part.worker_pid
-        self.peak_memory = report.peak_memory
+    def __init__(
+        self, accepted_at: float, begun: Sequence[float] | None, worker_pid: int | None, peak_memory: int
+    ) -> None:  # fmt: skip
+        self.accepted_at = accepted_at
+        self.begun = begun
+        self.worker_pid = worker_pid
+        self.peak_memory = peak_memory
 
     def outcome(self, job: Job, index: int, value: Any, error: BaseException | None = None) -> Outcome:
         """Of the one at this place. `error`: why its value cannot be rebuilt."""
@@ -45,7 +47,8 @@ def values_of(part: SpanEnd) -> tuple[list[Any], bytes | None, Times]:
     if part.skipped or len(values) != part.count:
         calls = slice(part.skipped, part.skipped + part.count)
         values, flags = values[calls], None if flags is None else flags[calls]
-    return values, flags, Times(part, part.report, packed)
+    begun = None if packed is None else array("d", packed)[part.skipped :]
+    return values, flags, Times(part.accepted_at, begun, part.worker_pid, part.report.peak_memory)
 
 
 def outcomes_of(part: SpanEnd) -> list[Outcome]:

@@ -29,6 +29,16 @@ class Sent:
 
 
 @dataclass(frozen=True, slots=True)
+class Passed:
+    """Calls that were in the queue, each as a batch of its own, and have succeeded before they came to the books.
+
+    For each, the key of its function, and how long it took.
+    """
+
+    calls: Sequence[tuple[int, float]]
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerReady:
     """A worker has finished its start and takes batches from now on."""
 
@@ -164,7 +174,7 @@ class TimePassed:
 
 
 Event = (
-    Accepted | Sent | WorkerReady | Reported | GaveBack | Observed | WorkerExited | Retracted | QueueFull | PutFailed
-    | Refused | CancelRequested | CallsCancelled | ContextCancelled | StreamClosed | PendingCancelled | Broke
-    | TimePassed
+    Accepted | Sent | Passed | WorkerReady | Reported | GaveBack | Observed | WorkerExited | Retracted | QueueFull
+    | PutFailed | Refused | CancelRequested | CallsCancelled | ContextCancelled | StreamClosed | PendingCancelled
+    | Broke | TimePassed
 )  # fmt: skip

@@ -22,7 +22,7 @@ class OpenIds:
         return len(self._holders) + len(self._numbers)
 
     def take(self, record: Record) -> Record | Call | None:
-        """Take the record's id; returns who has it, if it is taken: nothing was done then."""
+        """Take the record's id; returns who has it, if it is taken: the record itself if that is a plain call."""
         id = record.job.id
         if self._is_automatic_and_open(id):
             return record

@@ -65,6 +65,7 @@ class Ledger:
         self._handlers: dict[type, Callable[[Any, float], None]] = {
             ev.Accepted: self._accepted,
             ev.Sent: self._sent,
+            ev.Passed: self._passed,
             ev.WorkerReady: self._worker_ready,
             ev.Reported: self._reported,
             ev.GaveBack: self._gave_back,
@@ -165,6 +166,12 @@ class Ledger:
             self.books.settle(record, Status.FAILED, self.books.broken, now)
         else:
             self._enter(batch, now)
+
+    def _passed(self, event: ev.Passed, now: float) -> None:
+        self.books.accepted += len(event.calls)
+        self.books.counts[Status.SUCCEEDED] += len(event.calls)
+        for key, duration in event.calls:
+            self.books.pace.observe(key, 1, duration)
 
     def next_seq(self) -> int:
         """A number for a batch that is sent before the ledger hears of it (`Sent`). Any thread."""

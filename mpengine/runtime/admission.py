@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from mpengine.core import events as ev
 from mpengine.core.records import Entry, Record, Span
 from mpengine.errors import EngineBroken, EngineClosed
-from mpengine.runtime.express import Express
+from mpengine.runtime.express import Express, LoneSink
 from mpengine.runtime.inbox import Inbox
 from mpengine.runtime.lane import Lane
 
@@ -65,8 +66,20 @@ class Admission:
             self._lane.admitted += 1
             if not seq:
                 self._inbox.post(ev.Accepted([record]))
-            elif self._express.is_pressing(record):
+            elif self._express.is_pressing(record.timeout):
                 self._inbox.wake()
+            return seq
+
+    def admit_call(self, future: LoneSink, call: tuple[int | str, bytes, tuple[Any, ...]]) -> int:
+        """Let a plain call in by the short way, if that is open; else returns 0: nothing was done."""
+        with self._gate:
+            if self._closed or self.broken is not None or self._lane.calls:
+                return 0
+            seq = self._express.send_call(future, call, self._lane.admitted)
+            if seq:
+                self._lane.admitted += 1
+                if self._express.is_pressing(None):
+                    self._inbox.wake()
             return seq
 
     def take_lane(self) -> list[Span]:

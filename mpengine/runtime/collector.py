@@ -6,6 +6,7 @@ The values of a map are passed on as bytes: the iterator that hands them out unp
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from mpengine.core import events as ev
 from mpengine.core.records import Batch, Report
@@ -20,24 +21,46 @@ from mpengine.wire.remote_error import unpack_error
 _ABOUT_WORKER = (wire.READY, wire.START_FAILED, wire.LEAVING)
 
 
+class ShortWay(Protocol):
+    """What the collector asks of `express`."""
+
+    def finish(self, seq: int) -> tuple[LoneSink, float] | None:
+        """Take a plain call that is over out of the lane: whose it was, when it was sent."""
+
+    def may_be_left(self, seq: int) -> bool:
+        """Whether this batch is a plain call in the lane that nobody waits for but, perhaps, an attendant."""
+
+
 class Collector:
     """Reads logs.
 
     Args:
         batch_of: The open batch of a number, for the words of a note; None if it is closed.
         lone_of: Where the outcome of a lone job's batch goes; None if it is closed.
+        lane: The short way, on which plain calls may end without coming to the books.
 
     Attributes:
         handed_over: Reports of values that attendants had taken, ever.
     """
 
-    def __init__(self, batch_of: Callable[[int], Batch | None], lone_of: Callable[[int], LoneSink | None]) -> None:
+    def __init__(
+        self,
+        batch_of: Callable[[int], Batch | None],
+        lone_of: Callable[[int], LoneSink | None],
+        lane: ShortWay,
+    ) -> None:
         self._batch_of = batch_of
         self._lone_of = lone_of
+        self._lane = lane
         self.handed_over = 0
 
-    def collect(self, worker: int, pid: int, log: LogReader) -> tuple[list[ev.Event], list[LogRecord], str]:
+    def collect(
+        self, worker: int, pid: int, log: LogReader, *, patient: bool = False
+    ) -> tuple[list[ev.Event], list[LogRecord], str]:
         """Read all that is committed.
+
+        Args:
+            patient: Leave the log, from there on, at a plain call whose caller is about to take its value.
 
         Returns:
             Events for the ledger, in order; records about the worker itself (READY, ...); what is wrong with the log,
@@ -46,6 +69,7 @@ class Collector:
         events: list[ev.Event] = []
         about: list[LogRecord] = []
         reports: list[Report] = []
+        passed: list[tuple[int, float]] = []
         batch = 0
         problem = ""
         try:
@@ -54,6 +78,14 @@ class Collector:
                 if kind in _ABOUT_WORKER:
                     about.append(record)
                     continue
+                if kind == wire.OFFERED:
+                    finished = self._lane.finish(record.batch)
+                    if finished is not None:
+                        sink, at = finished
+                        passed.append(sink.finished(at, record.started_at, record.duration, pid, record.peak_memory))
+                        continue
+                    if patient and self._lane.may_be_left(record.batch):
+                        break
                 if record.batch != batch or kind == wire.GAVE_BACK:
                     if reports:
                         events.append(ev.Reported(worker, batch, reports))
@@ -69,6 +101,9 @@ class Collector:
             problem = "it sent a result that this process has no memory for"
         if reports:
             events.append(ev.Reported(worker, batch, reports))
+        if passed:
+            self.handed_over += len(passed)
+            events.append(ev.Passed(passed))
         return events, about, problem
 
     def unlogged(self, worker: int, log: LogReader) -> ev.Reported | None:

@@ -30,6 +30,7 @@ from mpengine.core.ledger import Ledger
 from mpengine.core.records import Call, Record
 from mpengine.errors import EngineBroken, EngineClosed, EngineError, InternalError, WorkerStartError
 from mpengine.functions import Functions
+from mpengine.futures import JobFuture
 from mpengine.observing import EngineState, JobAccepted, Observers
 from mpengine.options import Options
 from mpengine.runtime import descriptors, stopping
@@ -44,6 +45,7 @@ from mpengine.runtime.outbox import MappedFunction, Outbox
 from mpengine.runtime.stopping import ShutdownReport, ShutdownRequest, Stopping
 from mpengine.runtime.supervisor import WORKER_DESCRIPTORS, Supervisor, WorkerHandle
 from mpengine.runtime.workforce import Workforce
+from mpengine.wire import codec
 from mpengine.wire.remote_error import safe_text
 
 logger = logging.getLogger("mpengine")
@@ -86,7 +88,7 @@ class Dispatcher:
         self._ledger = Ledger(stop_grace=options.stop_grace, jitter=random.random)
         self.books = self._ledger.books
         self._outbox = Outbox()
-        self._express = Express(self._ledger, self._outbox)
+        self._express = Express(self._ledger, self._outbox, self._record_of)
         self.answers = Answers(self._inbox.wake)
         self._taken = 0  # of the answers, when this thread last looked
         self._called = False  # out of a light sleep, before its time
@@ -95,6 +97,7 @@ class Dispatcher:
         self.admission = Admission(
             options.name, self._inbox, self._express, self.lane, options.max_pending, self._waiting
         )  # fmt: skip
+        self.lane.admit_call = self.admission.admit_call
         self._given_up: deque[tuple[Call, bool]] = deque()
         self._events: deque[ev.Event] = deque()
         self._telling = False
@@ -158,6 +161,21 @@ class Dispatcher:
         self.post(lambda: self._joiners.append(drained))
         return self.closed.is_set() or drained.wait(timeout)
 
+    def catch_up(self) -> None:
+        """Wait until the books know what their owners know: a value that was taken directly is a job that has ended."""
+        if self.is_own_thread():
+            self.workforce.observe()
+            return
+        done = threading.Event()
+
+        def look() -> None:
+            self.workforce.observe()
+            done.set()
+
+        self.post(look)
+        if not self.closed.is_set():
+            done.wait()
+
     def request_cancel(self, record: Record, running: bool) -> None:
         """For a future."""
         self.post(ev.CancelRequested(record, CANCELLED, running))
@@ -198,7 +216,7 @@ class Dispatcher:
     def _turn(self) -> None:
         idle = self._inbox.may_sleep() and not self.lane.calls  # before the look at who waits: who comes later, wakes
         light = self._may_sleep_lightly()
-        if not idle or (self._express and not light):
+        if not idle or ((self._express or self.workforce.left) and not light):
             sleep_s = 0.0
         elif self._wake_at is None:
             sleep_s = _POLL_FOREVER
@@ -213,9 +231,11 @@ class Dispatcher:
         self._inbox.awake()
         if self._inbox.wake_fd in ready:
             self._inbox.clear_wake()
-        if self._express:
+        # While answers keep being taken, what is on its way now will be over before the next look.
+        patient = light and self.answers.taken != self._taken
+        self.workforce.answer(ready, patient=patient)  # first: what it finds over need not be booked
+        if self._express and not patient:
             self._book()
-        self.workforce.answer(ready)
         for item in self._inbox.take():
             self._take(item)
         self._take_lane()
@@ -244,6 +264,8 @@ class Dispatcher:
             return False
         self._called = False
         if self.observers or self._stopping is not None or self.books.open > 1:
+            return False
+        if not self._express.is_quiet():
             return False
         batch = next(iter(self.books.batches.values()), None)
         if batch is None or not batch.lone:
@@ -296,11 +318,16 @@ class Dispatcher:
     def _give_up_calls(self) -> None:
         """End plain calls whose futures were cancelled: all at once, for they are searched for."""
         self._take_lane()
+        self._book()
         jobs: dict[bool, set[Call]] = {False: set(), True: set()}
+        self.workforce.observe()  # rule 2
         for _ in range(len(self._given_up)):
             call, running = self._given_up.popleft()
-            jobs[running].add(call)
-        self.workforce.observe()  # rule 2
+            record = cast(JobFuture, call)._record
+            if record is None:
+                jobs[running].add(call)
+            else:
+                self._tell(ev.CancelRequested(record, CANCELLED, running))
         for running, calls in jobs.items():
             if calls:
                 self._tell(ev.CallsCancelled(calls, CANCELLED, running))
@@ -315,6 +342,16 @@ class Dispatcher:
                 self._tell(ev.Sent(record, seq, at))
             else:
                 self._tell(ev.Accepted([record]))
+
+    def _record_of(self, sink: LoneSink) -> Record:
+        """Of a plain call on the short way: it has none yet."""
+        future = cast(JobFuture, sink)
+        function = future._function
+        assert function is not None
+        payload = codec.dump_packed_call(function.mapped.blob, future.args)
+        future._record = Record(future.job, future, payload=payload, key=function.key)
+        self.ids.become_record(future, future._record)
+        return future._record
 
     def _accepted(self, event: ev.Accepted) -> None:
         if self.observers:

@@ -17,12 +17,13 @@ import itertools
 import os
 import weakref
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from mpengine.core.ids import OpenIds
 from mpengine.core.job import new_number
 from mpengine.core.records import Span
-from mpengine.functions import Functions
+from mpengine.functions import Functions, KnownFunction
 from mpengine.futures import FutureSink, JobFuture
 from mpengine.plain import NUMBERS, is_plain_text, text_bytes
 from mpengine.runtime.express import Express
@@ -36,12 +37,14 @@ class Lane:
         calls: What is in it.
         admitted: Jobs that were let in, ever, on whatever way; those in the lane are not counted yet.
         closed: Nobody is let in. So it is in a forked copy.
+        admit_call: The admission's, which knows this lane.
     """
 
     def __init__(self, functions: Functions, ids: OpenIds, inbox: Inbox, express: Express) -> None:
         self.calls: deque[JobFuture] = deque()
         self.admitted = 0
         self.closed = False
+        self.admit_call: Callable[[JobFuture, tuple[int | str, bytes, tuple[Any, ...]]], int]
         self._functions = functions
         self._ids = ids
         self._inbox = inbox
@@ -52,9 +55,6 @@ class Lane:
 
     def submit(self, fn: Any, args: tuple[Any, ...]) -> JobFuture | None:
         """Take in a call; None: it is not plain, or not for this lane. Any thread."""
-        calls = self.calls
-        if not calls and self._express.is_open(self.admitted):
-            return None
         function = self._functions.get(fn)
         if function is None:
             return None
@@ -70,12 +70,25 @@ class Lane:
         future = JobFuture(None, function, args, new_number())
         while not self._ids.take_fresh(future):
             future.label = new_number()
+        calls = self.calls
+        if not calls and self._express.is_open(self.admitted) and self._goes_alone(future, function):
+            return future
         calls.append(future)
         if self.closed and self._is_left_behind(future):
             return None
         if self._inbox.is_asleep:
             self._inbox.wake()
         return future
+
+    def _goes_alone(self, future: JobFuture, function: KnownFunction) -> bool:
+        """Whether it took the short way."""
+        if self.closed or function.desk.is_own_thread():
+            return False
+        future._desk = function.desk
+        future._batch = self.admit_call(future, (future.label, function.mapped.blob, future.args))
+        if not future._batch:
+            future._desk = None
+        return bool(future._batch)
 
     def _is_left_behind(self, future: JobFuture) -> bool:
         """After the closing: whether it was not let in."""

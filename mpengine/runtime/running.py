@@ -11,6 +11,7 @@ raised, so one request raises once.
 from __future__ import annotations
 
 import os
+import pickle
 import resource
 import traceback
 from collections.abc import Callable
@@ -66,8 +67,9 @@ class Runner:
         self._armed = False
         self._last_ring = 0.0
         self._peak = 0
-        self._current: tuple[str, int, float | None] | None = None
+        self._current: tuple[str | int, int, float | None] | None = None
         self._functions: dict[int, Any] = {}
+        self._packed: dict[bytes, Any] = {}  # functions of lone calls, by their pickles
         self._groups: dict[int, int] = {}  # of those: how many calls make a group
         self._held: Held | None = None
         self._progress_shown = False
@@ -90,7 +92,8 @@ class Runner:
             name = f"map-{self._held.position + index}" if names is None else id_text(names[index])
             about: tuple[str, int, float | None] = (name, 1, None)
         elif self._current is not None:
-            about = self._current
+            label, attempt, deadline = self._current
+            about = (id_text(label), attempt, deadline)
         else:
             return None
         word = self._words[wire.STARTED]
@@ -157,6 +160,49 @@ class Runner:
             if index == last or index == 0 or monotonic() - self._last_ring > RING_S:
                 self._ring()
             self._count(1)
+
+    def run_call(self, seq: int, body: memoryview, answer: Callable[[int, bytes | None], None]) -> None:
+        """Run a plain call that is alone: as `run_jobs`, without all that such a call cannot have."""
+        label, packed, args = pickle.loads(body)
+        self._clear_progress()
+        now = monotonic()
+        self._log.doubles[wire.STARTED_AT] = now
+        self._words[wire.STARTED] = wire.started_word(seq, 0)
+        if self.leaving or self._words[wire.REVOKED] == seq:
+            self._give_back(seq, 0)
+            return
+        self._current = (label, 1, None)
+        kind, blob = self._run_packed(packed, args)
+        self._current = None
+        if kind == wire.VALUE:
+            kind = wire.OFFERED
+        self._log_end(kind, blob, seq, 0, now)
+        answer(seq, blob if kind == wire.OFFERED else None)
+        self._ring()
+        self._count(1)
+
+    def _run_packed(self, packed: bytes, args: tuple[Any, ...]) -> tuple[int, bytes]:
+        try:
+            try:
+                self._armed = True
+                fn = self._packed.get(packed)
+                if fn is None:
+                    fn = self._learn(packed)
+                value = fn(*args)
+                blob = codec.dump_atom(value) if type(value) in codec.ATOMS else codec.dump_result(value)
+            finally:
+                self._armed = False
+                self._leave_if_forked()
+        except BaseException as error:  # a user's job may raise anything
+            return self._failed(error)
+        return wire.VALUE, blob
+
+    def _learn(self, packed: bytes) -> Any:
+        fn = codec.loads(packed)
+        while len(self._packed) >= FUNCTIONS:
+            del self._packed[next(iter(self._packed))]
+        self._packed[packed] = fn
+        return fn
 
     def _run_one(self, payload: memoryview) -> tuple[int, bytes]:
         try:

@@ -172,6 +172,8 @@ class Worker:
                 self._runner.run_jobs(seq, body)
             elif kind == wire.LONE:
                 self._runner.run_jobs(seq, body, self.answer)
+            elif kind == wire.CALL:
+                self._runner.run_call(seq, body, self.answer)
             else:
                 self._runner.run_span(seq, body)
             del body

@@ -79,6 +79,7 @@ class Workforce:
         memory_limit: int | None,
     ) -> None:
         self.watched: dict[int, WorkerHandle] = {}  # by bell and pidfd
+        self.left: dict[int, WorkerHandle] = {}  # whose logs may not have been read to the end, see `answer`
         self.mourner: Mourner | None = None
         self.first_alone = True
         self.broken = False
@@ -92,7 +93,7 @@ class Workforce:
         self._book = book
         self._give_up = give_up
         self._memory_limit = memory_limit
-        self.collector = Collector(books.batches.get, self._lone_of)
+        self.collector = Collector(books.batches.get, self._lone_of, express)
         self._intensity = RestartIntensity(3 * supervisor.size + 5, RESTART_PERIOD_S, RESTART_PATIENCE_S)
         self._relaunch_at: float | None = None
         self._due_at: float | None = None  # when `look_after` has something to do, memory aside
@@ -112,36 +113,48 @@ class Workforce:
             self._supervisor.kill(handle, "the engine is broken")
         self._reschedule()
 
-    def answer(self, fds: list[int]) -> None:
-        """These descriptors are readable. Deaths last: first all that was logged."""
+    def answer(self, fds: list[int], *, patient: bool) -> None:
+        """These descriptors are readable. Deaths last: first all that was logged.
+
+        Args:
+            patient: See `Collector.collect`. What is left in a log has its turn with the next call of this.
+        """
+        left, self.left = self.left, {}
+        for one in left.values():
+            self._read_on(one, patient)
         dead = []
         for fd in fds:
             handle = self.watched.get(fd)
             if handle is None:
                 continue
             if fd == handle.bell_fd:
-                self._bell(handle)
+                self._bell(handle, patient)
             else:
                 dead.append(handle)
         for handle in dead:
             self._died(handle)
 
-    def _bell(self, handle: WorkerHandle) -> None:
+    def _bell(self, handle: WorkerHandle, patient: bool) -> None:
         try:
             told = os.read(handle.bell_fd, 4096)
         except BlockingIOError:
             return
-        self.collect(handle)
+        self._read_on(handle, patient)
         if not told:
             # It, or a job in it, has closed its end: by exec, by closing all it found, or, most often, by dying.
             self._unwatch(handle.bell_fd)
             handle.deaf_since = monotonic()
             self._reschedule()
 
-    def collect(self, handle: WorkerHandle) -> None:
+    def _read_on(self, handle: WorkerHandle, patient: bool) -> None:
+        self.collect(handle, patient=patient)
+        if patient:
+            self.left[handle.id] = handle
+
+    def collect(self, handle: WorkerHandle, *, patient: bool = False) -> None:
         """Take in all that a worker has logged."""
-        events, about, problem = self.collector.collect(handle.id, handle.pid, handle.log)
-        if events:
+        events, about, problem = self.collector.collect(handle.id, handle.pid, handle.log, patient=patient)
+        if events and type(events[0]) is not ev.Passed:
             self._book()  # they may speak of a batch that is news
         for record in about:
             if record.kind == wire.READY:
@@ -162,11 +175,11 @@ class Workforce:
 
     def _lone_of(self, seq: int) -> LoneSink | None:
         """Where the outcome of a job on the short way goes, whether the books know it yet or not."""
-        record = self._express.record_of(seq)  # before the books: it leaves here when it is there
-        if record is None:
+        sink = self._express.sink_of(seq)  # before the books: it leaves here when it is there
+        if sink is None:
             batch = self._books.batches.get(seq)
-            record = None if batch is None or not batch.lone else batch.records[0]
-        return None if record is None else cast(LoneSink, record.sink)
+            sink = None if batch is None or not batch.lone else cast(LoneSink, batch.records[0].sink)
+        return sink
 
     def close_offers(self) -> None:
         """Everything is about to end: no attendant takes a value from now on, and what one has is that job's end."""
@@ -213,11 +226,10 @@ class Workforce:
     def job_of(self, handle: WorkerHandle) -> tuple[str | None, float | None]:
         """The job a worker runs now, by name, and since when. Any thread: so it may be over already."""
         seq, index, since = self.board(handle)
-        news = self._express.record_of(seq)  # before the books: it leaves here when it is there
+        news = self._express.sink_of(seq)  # before the books: it leaves here when it is there
         batch = self._books.batches.get(seq)
         if batch is None and news is not None and index == 0:
-            over = cast(LoneSink, news.sink).was_taken()
-            return (None, None) if over else (news.job.id, since)
+            return (None, None) if news.was_taken() else (news.id, since)
         if batch is None or not batch.done <= index < batch.size or self.is_over(batch):
             return None, None
         if batch.span is not None:
@@ -277,6 +289,7 @@ class Workforce:
     # ---- mourning and replacing --------------------------------------------------------------------------------------
 
     def _died(self, handle: WorkerHandle) -> None:
+        self.left.pop(handle.id, None)
         self.collect(handle)
         self._book()
         ready = handle.state is WorkerState.READY  # it may have said so only now

@@ -76,6 +76,21 @@ def dump_call(fn: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> byte
         raise
 
 
+class _Packed:
+    """Stands for an object that was pickled before."""
+
+    def __init__(self, blob: bytes) -> None:
+        self._blob = blob
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pickle.loads, (self._blob,)
+
+
+def dump_packed_call(blob: bytes, args: tuple[Any, ...]) -> bytes:
+    """As `dump_call`, of a function that was pickled before, and plain arguments."""
+    return pickle.dumps((_Packed(blob), args, {}), PROTOCOL)
+
+
 def dump_atom(value: Any) -> bytes:
     """Pickle a value of one of the `ATOMS`."""
     return pickle.dumps(value, PROTOCOL)

@@ -25,8 +25,9 @@ TICKET = struct.Struct("<QIIQQ")
 PACKET_BYTES = 4096  # PIPE_BUF: what one write puts into one packet
 INLINE_BYTES = PACKET_BYTES - TICKET.size
 
-# LONE: a batch of one job, on the short way (runtime/express.py)
-JOBS, SPAN, PILL, LONE = 0x4D50_0001, 0x4D50_0002, 0x4D50_0003, 0x4D50_0004
+# LONE: a batch of one job, on the short way (runtime/express.py). CALL: the same of a plain call, whose body is a
+# pickle of the label of its id, its pickled function, its arguments.
+JOBS, SPAN, PILL, LONE, CALL = 0x4D50_0001, 0x4D50_0002, 0x4D50_0003, 0x4D50_0004, 0x4D50_0005
 
 ANSWER = struct.Struct("<Q")
 

@@ -111,7 +111,7 @@ def test_what_its_owner_has_is_the_outcome_though_the_engine_breaks_before_it_he
     quiet: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settle_down(quiet)
-    monkeypatch.setattr(quiet._dispatcher.workforce, "collect", lambda handle: None)
+    monkeypatch.setattr(quiet._dispatcher.workforce, "collect", lambda handle, patient=False: None)
     future = quiet.submit(jobs.square, 3)
     assert future.result() == 9
     quiet._dispatcher.post(lambda: quiet._dispatcher._break("for a test", ValueError("it must")))

@@ -158,6 +158,7 @@ def test_of_those_that_wait_behind_one_that_runs_some_can_be_given_up(make_engin
     gate.arrival()
     wanted = [future.cancel(running=True) for future in futures[5:10]]
     assert all(wanted)
+    wait_for(lambda: engine.stats().cancelled == 5, about="the books to know")
     gate.open()
     statuses = [future.outcome(WAIT_S).status for future in futures]
     assert statuses == ["succeeded"] * 5 + ["cancelled"] * 5 + ["succeeded"] * 10
@@ -410,6 +411,7 @@ def test_join_waits_for_them(engine: Engine) -> None:
 
 def test_a_forked_copy_refuses_them(engine: Engine) -> None:
     futures = [engine.submit(jobs.square, x) for x in range(100)]
+    assert engine.join(WAIT_S)  # so that the short way is open
     pid = os.fork()
     if not pid:
         try:

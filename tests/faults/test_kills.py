@@ -263,7 +263,9 @@ def test_a_worker_that_dies_before_it_was_heard_to_be_ready_loses_only_what_it_r
     hear = workforce._bell
     known = {row.pid for row in engine.workers()}
     monkeypatch.setattr(
-        workforce, "_bell", lambda handle: hear(handle) if handle.pid in known else os.read(handle.bell_fd, 1)
+        workforce,
+        "_bell",
+        lambda handle, patient: hear(handle, patient) if handle.pid in known else os.read(handle.bell_fd, 1),
     )
     kill(*pids)
     wait_gone(*pids)

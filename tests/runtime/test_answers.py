@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from mpengine.core.ids import OpenIds
 from mpengine.core.job import Job, Outcome, Status
 from mpengine.core.records import Record
 from mpengine.futures import JobFuture
@@ -29,6 +30,7 @@ class Desk:
         self.wakes = 0
         self.own = False
         self.answers = Answers(self.wake)
+        self.ids = OpenIds()
 
     def wake(self) -> None:
         self.wakes += 1

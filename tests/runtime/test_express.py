@@ -6,13 +6,15 @@ import operator
 import os
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from mpengine.core.job import Job
+from mpengine.core.ids import OpenIds
+from mpengine.core.job import Job, new_number
 from mpengine.core.ledger import Ledger
 from mpengine.core.records import Record
+from mpengine.functions import Functions
 from mpengine.futures import JobFuture
 from mpengine.runtime import express
 from mpengine.runtime.express import Express
@@ -32,7 +34,20 @@ def outbox() -> Iterator[Outbox]:
 def lane(outbox: Outbox) -> Express:
     ledger = Ledger(stop_grace=1.0, jitter=lambda: 0.5)
     ledger.workers[1] = 4711
-    return Express(ledger, outbox)
+    return Express(ledger, outbox, record_of)
+
+
+def record_of(sink: Any) -> Record:
+    """As the dispatcher does, for a plain call that must go into the books."""
+    return Record(sink.job, sink, payload=b"of a plain call")
+
+
+def plain_call(functions: Functions) -> JobFuture:
+    return JobFuture(None, functions.get(operator.neg), (5,), new_number())
+
+
+def send_call(lane: Express, future: JobFuture, admitted: int) -> int:
+    return lane.send_call(future, (future.label, codec.dumps(operator.neg), future.args), admitted)
 
 
 def record() -> Record:
@@ -78,15 +93,15 @@ def test_the_dispatcher_is_called_when_the_lane_is_full_or_a_clock_must_run(lane
 
     lane.unhurried = True
     for number in range(express.LANE_MOST - 1):
-        assert not lane.is_pressing(send(record(), number))
-    assert lane.is_pressing(send(record(), express.LANE_MOST - 1))
+        assert not lane.is_pressing(send(record(), number).timeout)
+    assert lane.is_pressing(send(record(), express.LANE_MOST - 1).timeout)
     assert len(list(lane.take())) == express.LANE_MOST
     limited = record()
     limited.timeout = 5.0
-    assert lane.is_pressing(send(limited, express.LANE_MOST))
+    assert lane.is_pressing(send(limited, express.LANE_MOST).timeout)
     lane.unhurried = False
     list(lane.take())
-    assert lane.is_pressing(send(record(), express.LANE_MOST + 1))
+    assert lane.is_pressing(send(record(), express.LANE_MOST + 1).timeout)
 
 
 def test_nobody_sees_the_note_before_the_ticket_is_written(
@@ -129,3 +144,84 @@ def test_a_full_queue_leaves_the_job_to_the_dispatcher(lane: Express, monkeypatc
     monkeypatch.setattr(express.os, "write", full)  # type: ignore[attr-defined]
     assert lane.send(record(), 0)
     assert [written for *_, written in lane.take()] == [False]
+
+
+# ---- plain calls -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def functions() -> Functions:
+    class Desk:
+        ids = OpenIds()
+
+    return Functions(cast(Any, Desk()), lambda function: None)
+
+
+def test_a_plain_call_that_is_over_never_comes_to_the_books(
+    lane: Express, outbox: Outbox, functions: Functions
+) -> None:  # fmt: skip
+    future = plain_call(functions)
+    seq = send_call(lane, future, 0)
+    assert seq
+    assert future.running()
+    assert lane.sink_of(seq) is future
+    assert future.take(codec.dumps(-5))
+    found = lane.finish(seq)
+    assert found is not None
+    assert found[0] is future
+    assert not lane
+    assert lane.sink_of(seq) is None
+    assert outbox.retract() == [seq]
+    assert future.finished(found[1], found[1] + 1.0, 2.0, 4711, 1 << 20)[1] == 2.0
+    outcome = future.outcome(0)
+    assert (outcome.status, outcome.value, outcome.attempts) == ("succeeded", -5, 1)
+    assert [outcome.waited, outcome.duration] == pytest.approx([1.0, 2.0])
+    assert (outcome.worker_pid, outcome.peak_memory) == (4711, 1 << 20)
+
+
+def test_one_whose_value_nobody_has_taken_goes_into_the_books(lane: Express, functions: Functions) -> None:
+    future = plain_call(functions)
+    seq = send_call(lane, future, 0)
+    assert lane.finish(seq) is None
+    ((taken, number, _, written),) = lane.take()
+    assert (taken.sink, number, written) == (future, seq, True)
+
+
+def test_one_that_somebody_else_waits_for_goes_into_the_books(lane: Express, functions: Functions) -> None:
+    future = plain_call(functions)
+    seq = send_call(lane, future, 0)
+    assert future.take(codec.dumps(-5))
+    future.add_done_callback(lambda future: None)
+    assert lane.finish(seq) is None
+    assert len(list(lane.take())) == 1
+
+
+def test_they_leave_the_lane_in_any_order(lane: Express, functions: Functions) -> None:
+    """Their workers are heard one after another."""
+    first, second = plain_call(functions), plain_call(functions)
+    one = send_call(lane, first, 0)
+    assert first.take(codec.dumps(-5))
+    other = send_call(lane, second, 1)
+    assert second.take(codec.dumps(-5))
+    assert lane.finish(other) is not None
+    assert lane.finish(one) is not None
+    assert not lane
+
+
+def test_a_job_with_a_record_goes_into_the_books(lane: Express) -> None:
+    one = record()
+    seq = lane.send(one, 0)
+    assert isinstance(one.sink, JobFuture)
+    assert one.sink.take(codec.dumps(-5))
+    assert lane.finish(seq) is None
+
+
+def test_a_cancelled_call_or_one_too_large_is_not_sent(lane: Express, outbox: Outbox, functions: Functions) -> None:
+    cancelled = JobFuture(None, None, (5,), new_number())
+    assert cancelled.cancel()
+    assert not send_call(lane, cancelled, 0)
+    large = JobFuture(None, functions.get(len), ("x" * 5000,), new_number())
+    assert not lane.send_call(large, (large.label, codec.dumps(len), large.args), 0)
+    assert not large.running()
+    assert not lane
+    assert outbox.retract() == []

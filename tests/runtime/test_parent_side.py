@@ -26,6 +26,19 @@ from tests.runtime import jobs
 from tests.support import WAIT_S
 
 
+class NoLane:
+    """A short way on which nothing is."""
+
+    def finish(self, seq: int) -> None:
+        return None
+
+    def may_be_left(self, seq: int) -> bool:
+        return False
+
+
+NO_LANE = NoLane()
+
+
 class Sink:
     """A future as the outbox knows it."""
 
@@ -64,7 +77,7 @@ def log() -> Iterator[tuple[LogReader, LogWriter]]:
 
 def collect(log: tuple[LogReader, LogWriter], *batches: Batch) -> tuple[list[Any], list[Any], str]:
     known = {batch.seq: batch for batch in batches}
-    events, about, problem = Collector(known.get, lambda seq: None).collect(7, 4182, log[0])
+    events, about, problem = Collector(known.get, lambda seq: None, NO_LANE).collect(7, 4182, log[0])
     return list(events), list(about), problem
 
 
@@ -114,7 +127,7 @@ def test_what_a_dead_worker_had_kept_and_not_logged(log: Any, done: int) -> None
         held.keep(codec.dumps([index]), [index], is_atom=False)
     batch = Batch(1, span=Span(None, None, b"", position=0, first=0, stop=4), now=0.0)  # type: ignore[arg-type]
     batch.done = done
-    event = Collector({1: batch}.get, lambda seq: None).unlogged(7, reader)
+    event = Collector({1: batch}.get, lambda seq: None, NO_LANE).unlogged(7, reader)
     if done == 4:
         assert event is None
     else:
@@ -125,9 +138,9 @@ def test_what_a_dead_worker_had_kept_and_not_logged(log: Any, done: int) -> None
         assert flags == bytes([1] * (4 - done))
         assert [codec.loads(value) for value in values] == [[index] for index in range(done, 4)]
     batch.size = 2  # the rest was given to another worker
-    event = Collector({1: batch}.get, lambda seq: None).unlogged(7, reader)
+    event = Collector({1: batch}.get, lambda seq: None, NO_LANE).unlogged(7, reader)
     assert (event is None) == (done >= 2)
-    assert Collector(lambda seq: None, lambda seq: None).unlogged(7, reader) is None
+    assert Collector(lambda seq: None, lambda seq: None, NO_LANE).unlogged(7, reader) is None
 
 
 @pytest.mark.parametrize("taken", [True, False])
@@ -140,7 +153,7 @@ def test_a_value_that_was_taken_directly_is_not_made_again(log: Any, taken: bool
     if taken:
         assert future.take(blob)
     writer.commit(wire.OFFERED, blob, batch=1)
-    collector = Collector({1: batch_of(one)}.get, {1: future}.get)
+    collector = Collector({1: batch_of(one)}.get, {1: future}.get, NO_LANE)
     (event,), _, _ = collector.collect(7, 4182, log[0])
     assert isinstance(event, ev.Reported)
     (report,) = event.reports
