@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 BATCH = 1_000  # jobs in a message; more brings nothing, measured
+NUMBER_SIZE = 4  # bytes; it divides a page, so that no number is read in halves
 IN_FLIGHT = 3  # messages on their way to or from each process
 
 
@@ -55,6 +56,30 @@ def bare_forks(fn: Callable[[Any], Any], values: list[Any], workers: int) -> Non
                 fn(value)
             os._exit(0)
         pids.append(pid)
+    for pid in pids:
+        os.waitpid(pid, 0)
+
+
+def greedy_forks(fn: Callable[[Any], Any], values: list[Any], workers: int) -> None:
+    """Greedy scheduling in the given order, at next to no cost: who is free takes the next number from a pipe.
+
+    All numbers are in the pipe before the first fork, and the kernel gives each to one reader.
+    """
+    numbers = b"".join(number.to_bytes(NUMBER_SIZE, "little") for number in range(len(values)))
+    taking, giving = os.pipe()
+    os.set_blocking(giving, False)
+    if os.write(giving, numbers) != len(numbers):
+        raise ValueError(f"{len(values):,} jobs are more than there is room for in a pipe")
+    os.close(giving)
+    pids = []
+    for _ in range(workers):
+        pid = os.fork()
+        if not pid:
+            while number := os.read(taking, NUMBER_SIZE):
+                fn(values[int.from_bytes(number, "little")])
+            os._exit(0)
+        pids.append(pid)
+    os.close(taking)
     for pid in pids:
         os.waitpid(pid, 0)
 

@@ -15,7 +15,10 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def facts(packages: Iterable[str] = ("mpengine", "loky")) -> dict[str, Any]:
+PACKAGES = ("mpengine", "loky", "joblib", "mpire", "pebble", "ray", "distributed")
+
+
+def facts(packages: Iterable[str] = PACKAGES) -> dict[str, Any]:
     """Machine, Python and versions; the load is what others were doing when the run began."""
     return {
         "cpu": cpu_model(),

@@ -1,29 +1,30 @@
-"""Runs the measurements: every round asks each contender of a case once, in a fresh process.
+"""Runs the measurements: every round asks each contender of each case once, in a fresh process.
 
-Other load on the machine comes and goes. In a round all contenders are measured within seconds of
-each other, and ratios are formed within the round; the order turns from round to round, so that
-nobody always comes after the same neighbour.
+Other load on the machine comes and goes. In a round all contenders of a case are measured within seconds of
+each other, and ratios are formed within the round; the order turns from round to round, so that nobody always
+comes after the same neighbour. The rounds go over all cases, so that a bad minute is one round's.
 """
 
 import json
-import os
-import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from bench.cases import Case
+from bench.case import Case
+from bench.peers import is_installed
+from bench.processes import SETTLE_S, adopt_orphans, below, end_all, wait_for
 from bench.work import turns_for
 
 ROOT = Path(__file__).resolve().parent.parent
+TUNED_FILE = Path(__file__).resolve().parent / "tuned.json"  # written by `python -m bench sweep`
 TIME_LIMIT_S = 120.0  # for one measurement: a hundred times what it is made to take
-FEWEST_JOBS = 10  # where --scale makes a case smaller
+FEWEST_JOBS = 10  # where the scale makes a case smaller
+SELDOM = 3  # rounds, of which one has the contenders that are measured seldom
 
-# One contender's answer: {"n", "metrics", "start_method"}, or {"n", "error"}.
+# One contender's answer: {"n", "metrics", "start_method"}, or {"n", "error"}; "chunk" of those that are tuned.
 Answer = dict[str, Any]
 
 
@@ -38,50 +39,68 @@ class Options:
     nice: int
 
 
-def run_case(case: Case, options: Options) -> Iterator[dict[str, Answer]]:
-    """Yields the answers of one round after the other, by contender."""
-    turns = turns_for(case.seconds) if case.seconds else 0
-    contenders = [one for one in case.contenders if is_there(one)]
+def run_cases(cases: Sequence[Case], options: Options) -> Iterator[tuple[Case, dict[str, Answer]]]:
+    """Yields each case's answers by contender, as many times as there are rounds, the cases in turns."""
+    adopt_orphans()
+    chunks = tuned_chunks()
+    turns = {case.name: turns_for(case.seconds) if case.seconds else 0 for case in cases}
     for number in range(options.rounds):
-        turned = number % len(contenders)
-        order = contenders[turned:] + contenders[:turned]
-        answers = {one: measure(case, one, turns, options) for one in order}
-        yield {one: answers[one] for one in contenders}
+        for case in cases:
+            asked = [one for one in case.contenders if is_asked(case, one, number)]
+            turned = number % len(asked)
+            answers = {
+                one: measure(case, one, turns[case.name], options, chunks.get(case.name, {}).get(one))
+                for one in asked[turned:] + asked[:turned]
+            }
+            yield case, {one: answers[one] for one in asked}
 
 
-def is_there(contender: str) -> bool:
-    """Whether the peer is installed; the standard library and this engine always are."""
-    return not contender.startswith("loky.") or find_spec("loky") is not None
+def is_asked(case: Case, contender: str, number: int) -> bool:
+    """Whether this round has the contender."""
+    return is_installed(contender.partition(".")[0]) and (number % SELDOM == 0 or contender not in case.seldom)
 
 
-def measure(case: Case, contender: str, turns: int, options: Options) -> Answer:
+def left_out(cases: Iterable[Case]) -> list[str]:
+    """The peers that are not installed."""
+    peers = {contender.partition(".")[0]: None for case in cases for contender in case.contenders}
+    return [peer for peer in peers if not is_installed(peer)]
+
+
+def tuned_chunks() -> dict[str, dict[str, int]]:
+    """By case and contender, the chunk size that the sweep found best."""
+    found = json.loads(TUNED_FILE.read_text())["cases"] if TUNED_FILE.exists() else {}
+    return {case: {one: entry["chunk"] for one, entry in entries.items()} for case, entries in found.items()}
+
+
+def measure(case: Case, contender: str, turns: int, options: Options, chunk: int | None) -> Answer:
     """One measurement. A contender that fails or hangs costs its own figure, and no other's."""
     n = case.contenders[contender]
-    n = max(min(n, FEWEST_JOBS), round(n * options.scale))
+    if case.scaled:
+        n = max(min(n, FEWEST_JOBS), round(n * options.scale))
+    answer: Answer = {"n": n} if chunk is None else {"n": n, "chunk": chunk}
     command = [sys.executable, "-m", "bench.measure", case.name, contender, str(n)]
     command += ["--workers", str(options.workers), "--turns", str(turns), "--nice", str(options.nice)]
-    if options.start_method:
-        command += ["--start-method", options.start_method]
+    if chunk is not None:
+        command += ["--chunk", str(chunk)]
+    if start_method := case.start_method or options.start_method:
+        command += ["--start-method", start_method]
+    before = below()
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     try:
+        # What is left behind may hold these pipes open: communicate() waits for it no longer than for the program.
         out, err = process.communicate(timeout=TIME_LIMIT_S)
     except subprocess.TimeoutExpired:
-        end_session(process)
-        return {"n": n, "error": f"no answer within {TIME_LIMIT_S:g} s"}
-    except BaseException:
-        end_session(process)
-        raise
+        return answer | {"error": f"no answer within {TIME_LIMIT_S:g} s"}
+    finally:
+        if process.poll() is not None:
+            wait_for(before, SETTLE_S)
+        end_all(before)
+        process.wait()
     if process.returncode:
-        return {"n": n, "error": last_line(err.splitlines()) or f"exit code {process.returncode}"}
-    return {"n": n, **json.loads(out)}
-
-
-def end_session(process: "subprocess.Popen[str]") -> None:
-    """Kills the measuring process with the workers that are in its session's first group."""
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+        return answer | {"error": last_line(err.splitlines()) or f"exit code {process.returncode}"}
+    return answer | json.loads(last_line(out.splitlines()))
 
 
 def last_line(lines: Iterable[str]) -> str:

@@ -1,33 +1,43 @@
 """Turns the answers of a run into tables in Markdown: medians, spread, ratios."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from bench.cases import CASES, Case, Column
+from bench.case import Case, Column
+from bench.cases import CASES
 
 Round = dict[str, dict[str, Any]]  # by contender, as rounds.py yields them
 
 
 def render(results: dict[str, Any]) -> str:
     """All of a run: what it was made on, and a table for each of its cases."""
+    parts = [
+        heading_of(results),
+        "A figure is the median over the rounds, the spread is from the lowest to the highest; a ratio is the median of "
+        "the rounds' own ratios. Who is slow is measured in every third round only.",
+    ]
+    for case in CASES:
+        if rounds := results["cases"].get(case.name):
+            parts.append(table(case, rounds, results["options"]["workers"]))
+    return "\n\n".join(parts) + "\n"
+
+
+def heading_of(results: dict[str, Any]) -> str:
+    """What a run was made on, and how."""
     facts, options = results["facts"], results["options"]
     versions = "".join(f", {name} {version}" for name, version in facts["versions"].items())
     start = options["start_method"] or "each peer's own"
     scale = f", jobs scaled by {options['scale']:g}" if options["scale"] != 1 else ""
-    head = [
+    nice = f", niceness {options['nice']}" if options["nice"] else ""
+    done = max((len(rounds) for rounds in results["cases"].values()), default=0)
+    rounds = f"{done}" if done == options["rounds"] else f"{done} of {options['rounds']}"
+    out = f" Not installed: {', '.join(results['left_out'])}." if results.get("left_out") else ""
+    return (
         f"{facts['cpu']}, {facts['cpus']} CPUs, {facts['system']}, {facts['python']}{versions}. "
-        f"{options['workers']} workers, start method: {start}, {options['rounds']} interleaved rounds of "
-        f"fresh processes{scale}. Load when it began: {facts['load']}.",
-        "",
-        "A figure is the median over the rounds, the spread is from the lowest to the highest; a ratio is "
-        "the median of the rounds' own ratios.",
-    ]
-    parts = ["\n".join(head)]
-    for case in CASES:
-        if rounds := results["cases"].get(case.name):
-            parts.append(table(case, rounds, options["workers"]))
-    return "\n\n".join(parts) + "\n"
+        f"{options['workers']} workers, start method: {start}, {rounds} interleaved rounds of "
+        f"fresh processes{scale}{nice}. Begun: {results['begun']}, load {facts['load']}.{out}"
+    )
 
 
 def table(case: Case, rounds: Sequence[Round], workers: int) -> str:
@@ -38,6 +48,7 @@ def table(case: Case, rounds: Sequence[Round], workers: int) -> str:
         heading += [f"{metric}, {unit}", "spread"]
     heading += [column.heading for column in columns]
     rows = [heading, ["---", *["---:"] * (len(heading) - 1)]]
+    # The first round has those that are measured seldom, too.
     rows += [row(case, contender, rounds, columns, workers) for contender in rounds[0]]
     lines = [f"### {case.title}", ""]
     lines += ["| " + " | ".join(cells) + " |" for cells in rows]
@@ -48,8 +59,9 @@ def table(case: Case, rounds: Sequence[Round], workers: int) -> str:
 
 def row(case: Case, contender: str, rounds: Sequence[Round], columns: Sequence[Column], workers: int) -> list[str]:
     """A contender's cells. One that failed in any round has no figure, but the reason."""
-    answers = [answers[contender] for answers in rounds]
-    cells = [f"`{contender}`", f"{answers[0]['n']:,}"]
+    answers = [answers[contender] for answers in rounds if contender in answers]
+    chunk = f", chunks of {answers[0]['chunk']:,}" if "chunk" in answers[0] else ""
+    cells = [f"`{contender}`{chunk}", f"{answers[0]['n']:,}"]
     errors = [answer["error"] for answer in answers if "error" in answer]
     if errors:
         reason = errors[0].replace("|", "\\|")
@@ -57,27 +69,40 @@ def row(case: Case, contender: str, rounds: Sequence[Round], columns: Sequence[C
         return [*cells, f"failed: {reason}", *[""] * (width - 1)]
     cells.append(answers[0]["start_method"])
     for metric in case.metrics:
-        values = [answer["metrics"][metric] for answer in answers]
-        cells += [number(statistics.median(values)), f"{number(min(values))} … {number(max(values))}"]
+        # A short run may not have come to the longest streams.
+        values = [answer["metrics"][metric] for answer in answers if metric in answer["metrics"]]
+        cells += [number(statistics.median(values)), spread(values)] if values else ["", ""]
     for column in columns:
-        cells.append(derived(case, contender, rounds, column, workers))
+        metric = column.metric or next(iter(case.metrics))
+        found = ratios(rounds, contender, column.against, metric, lambda a, b, c=column: c.ratio(a, b, workers))
+        cells.append(derived(found, column.percent))
     return cells
 
 
-def derived(case: Case, contender: str, rounds: Sequence[Round], column: Column, workers: int) -> str:
-    """A ratio to another contender; empty where that one failed."""
-    metric = next(iter(case.metrics))
-    pairs = [(answers[contender], answers[column.against]) for answers in rounds]
-    if any("error" in against for _, against in pairs):
+def ratios(
+    rounds: Sequence[Round], mine: str, against: str, metric: str, ratio: Callable[[float, float], float]
+) -> list[float]:
+    """One for each round that has both; none at all where one of them failed in any."""
+    pairs = [(answers[mine], answers[against]) for answers in rounds if mine in answers and against in answers]
+    if any("error" in answer for pair in pairs for answer in pair):
+        return []
+    figures = [(one["metrics"].get(metric), other["metrics"].get(metric)) for one, other in pairs]
+    return [ratio(one, other) for one, other in figures if one is not None and other]
+
+
+def derived(found: Sequence[float], percent: bool) -> str:
+    if not found:
         return ""
-    ratio = statistics.median(
-        column.ratio(mine["metrics"][metric], against["metrics"][metric], workers) for mine, against in pairs
-    )
-    return f"{ratio:.1%}" if column.percent else f"{number(ratio)} x"
+    ratio = statistics.median(found)
+    return f"{ratio:.1%}" if percent else f"{number(ratio)} x"
+
+
+def spread(values: Sequence[float]) -> str:
+    return f"{number(min(values))} … {number(max(values))}"
 
 
 def number(value: float) -> str:
     """Three significant digits, with separators where there are thousands."""
     if value >= 99.95:
         return f"{round(value, 3 - len(str(int(value)))):,.0f}"
-    return f"{value:#.3g}"
+    return f"{value:#.3g}" if value else "0"
