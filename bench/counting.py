@@ -1,0 +1,142 @@
+"""What the engine spends on a job, in a process of its own: `python -m bench.counting` prints a line of JSON.
+
+Nothing here is wall time. CPU time is that of the parent and its workers together, as a ratio to a peer's in
+the same run, each the least of some rounds: other load can only add to it. The rest is counted: calls of
+Python and C functions in the parent, and blocks of memory that a future holds. `guard.py` holds it against
+what was accepted.
+"""
+
+import concurrent.futures
+import gc
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing import get_context
+from types import FrameType
+from typing import Any
+
+import psutil
+
+from bench.limits import BatchLoop
+from bench.work import increment
+from mpengine import Engine, Job
+
+WORKERS = 2
+ROUNDS = 8
+COUNTED = 3  # times each is counted; the fewest calls are those of a run in which nobody had to be waited for
+CPUCLOCK_SCHED = 2  # in the id of another process's clock, see clock_getcpuclockid(3) and the kernel's posix-timers
+
+Load = Callable[[int], object]  # puts so many jobs through
+
+
+def loads_of(engine: Engine) -> dict[str, tuple[Load, int]]:
+    """The ways through the engine, each with its number of jobs."""
+
+    def round_trips(n: int) -> None:
+        for value in range(n):
+            engine.submit(increment, value).result()
+
+    return {
+        "map": (lambda n: sum(engine.map(increment, range(n))), 300_000),
+        "run": (lambda n: [one.unwrap() for one in engine.run(Job(increment, (v,)) for v in range(n))], 50_000),
+        "submit": (lambda n: concurrent.futures.wait([engine.submit(increment, v) for v in range(n)]), 10_000),
+        "round trip": (round_trips, 1_000),
+    }
+
+
+def cpu_ratios() -> dict[str, float]:
+    """CPU time per job over that of a peer which does about the same."""
+    with get_context("fork").Pool(WORKERS) as pool, Engine(WORKERS) as engine:
+        loop = BatchLoop(increment, WORKERS)
+
+        def round_trips(n: int) -> None:
+            for value in range(n):
+                pool.apply(increment, (value,))
+
+        peers: dict[str, tuple[Load, int]] = {
+            "batches": (lambda n: sum(loop.map_unordered(range(n))), 500_000),
+            "apply_async": (lambda n: [one.get() for one in [pool.apply_async(increment, (v,)) for v in range(n)]], 5_000),
+            "apply": (round_trips, 500),
+        }
+        against = {"map": "batches", "run": "batches", "submit": "apply_async", "round trip": "apply"}
+        loads = loads_of(engine) | peers
+        for load, n in loads.values():
+            load(n // 10)  # warm
+        spent: dict[str, list[float]] = {name: [] for name in loads}
+        for _ in range(ROUNDS):
+            for name, (load, n) in loads.items():
+                spent[name].append(cpu_seconds(load, n) / n)
+        loop.close()
+    return {f"{name}: CPU time": min(spent[name]) / min(spent[peer]) for name, peer in against.items()}
+
+
+def cpu_seconds(load: Load, n: int) -> float:
+    """What this process and all below it spend on a load."""
+    this = psutil.Process()
+    pids = [this.pid, *(process.pid for process in this.children(recursive=True))]
+    before = sum(map(cpu_clock, pids))
+    load(n)
+    return sum(map(cpu_clock, pids)) - before
+
+
+def cpu_clock(pid: int) -> float:
+    """Seconds on a CPU, of all threads of a process; in nanoseconds, where /proc has ticks."""
+    return time.clock_gettime((~pid << 3) | CPUCLOCK_SCHED)
+
+
+def calls_per_job() -> dict[str, float]:
+    """Calls of functions in the parent's threads."""
+    counted = 0
+
+    def count(frame: FrameType, event: str, argument: Any) -> None:
+        nonlocal counted
+        if event in ("call", "c_call"):
+            counted += 1
+
+    calls = {}
+    threading.setprofile(count)  # for the threads that the engine starts
+    with Engine(WORKERS) as engine:
+        for name, (load, most) in loads_of(engine).items():
+            n = min(most, 2_000) if name != "map" else most // 3
+            load(n)  # warm
+            found = []
+            for _ in range(COUNTED):
+                before = counted
+                sys.setprofile(count)
+                load(n)
+                sys.setprofile(None)
+                found.append((counted - before) / n)
+            calls[f"{name}: calls"] = min(found)
+    threading.setprofile(None)  # type: ignore[arg-type]  # that is how it is switched off
+    return calls
+
+
+def blocks_per_future(n: int = 5_000) -> dict[str, float]:
+    """Blocks of memory that the parent holds for each future while its owner does."""
+    with Engine(WORKERS) as engine:
+        concurrent.futures.wait([engine.submit(increment, value) for value in range(n)])
+        gc.collect()
+        before = sys.getallocatedblocks()
+        futures = [engine.submit(increment, value) for value in range(n)]
+        concurrent.futures.wait(futures)
+        gc.collect()
+        return {"submit: blocks held": (sys.getallocatedblocks() - before) / len(futures)}
+
+
+def only(name: str, n: int) -> None:
+    """Puts so many jobs through, for somebody who counts from outside."""
+    with Engine(WORKERS) as engine:
+        loads_of(engine)[name][0](n)
+
+
+def main(arguments: Sequence[str]) -> None:
+    if arguments:
+        only(arguments[0], int(arguments[1]))
+    else:
+        print(json.dumps(cpu_ratios() | calls_per_job() | blocks_per_future()), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
