@@ -39,7 +39,7 @@ class Case:
         metrics: What it returns, the figure for the ratios first, with the unit for the heading.
         contenders: Each, `peer.method` or `peer.method/tuned`, with its number of jobs.
         better: Whether the best has the highest figure or the lowest.
-        seldom: Who is measured in every third round only: the slow, whose figures need no precision.
+        seldom: Who is measured in every fourth round only: the slow, whose figures need no precision.
         columns: What the table has beside the metrics.
         seconds: How long one job should take, if that matters.
         start_method: For all peers in this case, whatever the run has for the others.

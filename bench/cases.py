@@ -60,7 +60,7 @@ def tail_case(where: str) -> Case:
         ),
         seldom=frozenset({"executor.map/tuned", "pool.map", "mpire.imap_unordered", "dask.map"}),
         columns=(Column("wall / bare.greedy", "bare.greedy", over), Column("wall / engine.map", "engine.map", over)),
-        seconds=0.004,
+        seconds=0.002,
         scaled=False,  # the one long job would be most of a short run
         note="`bare.greedy` is greedy list scheduling in the given order on bare forks: who is free takes the next "
         "number out of a pipe. It runs in the same round, so that it has what two CPUs really give here. One job is a "
@@ -124,7 +124,7 @@ CASES = (
             "ray.remote": 5_000,
             "ray.remote/tuned": 1_000_000,
             "dask.map": 2_000,
-            "dask.map/tuned": 1_000_000,
+            "dask.map/tuned": 100_000,
         },
         better="high",
         seldom=frozenset(
@@ -149,12 +149,12 @@ CASES = (
             "pool.apply": 5_000,
             "executor.submit": 5_000,
             "loky.submit": 2_000,
-            "mpire.apply": 2_000,
+            "mpire.map": 2_000,
             "pebble.schedule": 500,
             "ray.remote": 1_000,
             "dask.submit": 300,
         },
-        seldom=frozenset({"loky.submit", "mpire.apply", "pebble.schedule", "ray.remote", "dask.submit"}),
+        seldom=frozenset({"loky.submit", "mpire.map", "pebble.schedule", "ray.remote", "dask.submit"}),
         columns=(
             Column("p50 / bare.pipe", "bare.pipe", over),
             Column("p50 / engine", "engine.submit", over),

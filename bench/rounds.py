@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TUNED_FILE = Path(__file__).resolve().parent / "tuned.json"  # written by `python -m bench sweep`
 TIME_LIMIT_S = 120.0  # for one measurement: a hundred times what it is made to take
 FEWEST_JOBS = 10  # where the scale makes a case smaller
-SELDOM = 3  # rounds, of which one has the contenders that are measured seldom
+SELDOM = 4  # rounds, of which the first has the contenders that are measured seldom
 
 # One contender's answer: {"n", "metrics", "start_method"}, or {"n", "error"}; "chunk" of those that are tuned.
 Answer = dict[str, Any]

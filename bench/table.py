@@ -15,7 +15,7 @@ def render(results: dict[str, Any]) -> str:
     parts = [
         heading_of(results),
         "A figure is the median over the rounds, the spread is from the lowest to the highest; a ratio is the median of "
-        "the rounds' own ratios. Who is slow is measured in every third round only.",
+        "the rounds' own ratios. Who is slow is measured in every fourth round only.",
     ]
     for case in CASES:
         if rounds := results["cases"].get(case.name):

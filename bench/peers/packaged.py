@@ -71,7 +71,8 @@ class MpirePeer(ClosingPeer):
         return results
 
     def call(self, fn: Function, value: Any) -> Any:
-        return self._pool.apply(fn, (value,))
+        # Not `apply`: workers that are kept alive confuse it with the map that comes after it.
+        return self._pool.map(fn, [value])[0]
 
 
 class PebblePeer(ClosingPeer):
