@@ -1,25 +1,28 @@
 """What the engine spends on a job, in a process of its own: `python -m bench.counting` prints a line of JSON.
 
-Nothing here is wall time. CPU time is that of the parent and its workers together, as a ratio to a peer's in
-the same run, each the least of some rounds: other load can only add to it. The rest is counted: calls of
-Python and C functions in the parent, and blocks of memory that a future holds. `guard.py` holds it against
-what was accepted.
+Nothing here is wall time. CPU time is that of the parent and its workers together, as a ratio to a bare
+loop's in the same run, each the least of some rounds: other load can only add to it. All of it is on one CPU:
+to wake a process on another one costs more, and more the less that one has to do, so that the same trip takes
+half as much CPU time on a busy machine. The rest is counted: calls of Python and C functions in the parent, and
+blocks of memory that a future holds. `guard.py` holds it against what was accepted.
 """
 
 import concurrent.futures
 import gc
 import json
+import os
+import pickle
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from multiprocessing import get_context
+from multiprocessing import Pipe, get_context
 from types import FrameType
 from typing import Any
 
 import psutil
 
-from bench.limits import BatchLoop
+from bench.limits import BatchLoop, echo
 from bench.work import increment
 from mpengine import Engine, Job
 
@@ -47,29 +50,35 @@ def loads_of(engine: Engine) -> dict[str, tuple[Load, int]]:
 
 
 def cpu_ratios() -> dict[str, float]:
-    """CPU time per job over that of a peer which does about the same."""
-    with get_context("fork").Pool(WORKERS) as pool, Engine(WORKERS) as engine:
-        loop = BatchLoop(increment, WORKERS)
+    """CPU time per job over that of a bare loop with the same ingredients."""
+    here, there = Pipe()
+    echoing = get_context("fork").Process(target=echo, args=(there, here))
+    echoing.start()
+    loop = BatchLoop(increment, WORKERS)
 
-        def round_trips(n: int) -> None:
-            for value in range(n):
-                pool.apply(increment, (value,))
+    def ping_pong(n: int) -> None:
+        for value in range(n):
+            here.send(value)
+            here.recv()
 
-        peers: dict[str, tuple[Load, int]] = {
-            "batches": (lambda n: sum(loop.map_unordered(range(n))), 500_000),
-            "apply_async": (lambda n: [one.get() for one in [pool.apply_async(increment, (v,)) for v in range(n)]], 5_000),
-            "apply": (round_trips, 500),
-        }
-        against = {"map": "batches", "run": "batches", "submit": "apply_async", "round trip": "apply"}
-        loads = loads_of(engine) | peers
+    bare: dict[str, tuple[Load, int]] = {
+        "batches": (lambda n: sum(loop.map_unordered(range(n))), 500_000),
+        "pickling": (lambda n: [pickle.loads(pickle.dumps((increment, (value,)))) for value in range(n)], 50_000),
+        "ping-pong": (ping_pong, 3_000),
+    }
+    against = {"map": "batches", "run": "pickling", "submit": "pickling", "round trip": "ping-pong"}
+    with Engine(WORKERS) as engine:
+        loads = loads_of(engine) | bare
         for load, n in loads.values():
             load(n // 10)  # warm
         spent: dict[str, list[float]] = {name: [] for name in loads}
         for _ in range(ROUNDS):
             for name, (load, n) in loads.items():
                 spent[name].append(cpu_seconds(load, n) / n)
-        loop.close()
-    return {f"{name}: CPU time": min(spent[name]) / min(spent[peer]) for name, peer in against.items()}
+    loop.close()
+    echoing.terminate()  # the loop's processes have copies of this end, too: it would not see it closed
+    echoing.join()
+    return {f"{name}: CPU time": min(spent[name]) / min(spent[other]) for name, other in against.items()}
 
 
 def cpu_seconds(load: Load, n: int) -> float:
@@ -132,6 +141,7 @@ def only(name: str, n: int) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     if arguments:
         only(arguments[0], int(arguments[1]))
     else:
