@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from bench import guard, report, run, sweep, table
+from bench.cases import CASES
 from bench.faults import command as faults
 
 # Each says with --help what it does; without any of these words the tables are printed.
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words and words[0] in COMMANDS:
         return COMMANDS[words[0]](words[1:])
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__, epilog=OTHER_COMMANDS)
-    parser.add_argument("--case", action="append", choices=[case.name for case in run.CASES], help="only this one")
+    parser.add_argument("--case", action="append", choices=[case.name for case in CASES], help="only this one")
     run.add_options(parser)
     asked = parser.parse_args(words)
     results, interrupted = run.measure_all(run.options_of(asked), asked.case)

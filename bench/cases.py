@@ -5,6 +5,7 @@ rates and times per job are compared, and they do not depend on it. Where they d
 """
 
 from bench.case import Case, Column, of_the_ideal, over, under
+from bench.peers import PACKAGES
 
 START_METHODS = ("fork", "forkserver", "spawn")
 CPU_SECONDS = {"10us": 10e-6, "100us": 100e-6, "1ms": 1e-3, "10ms": 10e-3, "100ms": 100e-3}
@@ -190,7 +191,7 @@ CASES = (
         seconds=1e-3,
         scaled=False,
         note="Jobs of 1 ms, of which nobody knew how long they take. From a job's end in its worker (in order: that of "
-        "the last one before it) to the consumer's having its result: of the first job, and the worst of the first 100.",
+        "the last one before it) to the consumer's having its result: the first job's, and the worst of the first 100.",
     ),
     *(start_case(start_method) for start_method in START_METHODS),
     Case(
@@ -212,11 +213,10 @@ CASES = (
         kind="import_time",
         metrics={"time": "ms"},
         contenders=dict.fromkeys(
-            ("engine.package", "engine.names", "pool.names", "executor.names", "loky.names", "joblib.names")
-            + ("mpire.names", "pebble.names", "ray.names", "dask.names"),
+            ("engine.package", *(f"{peer}.names" for peer in ("engine", "pool", "executor", *PACKAGES))),
             1,
         ),
-        seldom=frozenset({"joblib.names", "mpire.names", "pebble.names", "ray.names", "dask.names"}),
+        seldom=frozenset(f"{peer}.names" for peer in PACKAGES),
         scaled=False,
         note="`engine.package` is `import mpengine` alone; `names` what a program that uses the peer begins with.",
     ),
@@ -266,7 +266,7 @@ CASES = (
             "joblib.generator": 1_000_000,
         },
         seldom=frozenset({"pool.imap", "executor.map", "pool.imap/tuned", "executor.map/tuned", "joblib.generator"}),
-        note="Tiny jobs from a generator through one pool, fewest first. `longest / 100,000`: cost at the largest number "
-        "over that at 100,000.",
+        note="Tiny jobs from a generator through one pool, fewest first. `longest / 100,000`: cost at the "
+        "largest number over that at 100,000.",
     ),
 )

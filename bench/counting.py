@@ -118,7 +118,7 @@ def calls_per_job() -> dict[str, float]:
                 sys.setprofile(None)
                 found.append((counted - before) / n)
             calls[f"{name}: calls"] = min(found)
-    threading.setprofile(None)  # type: ignore[arg-type]  # that is how it is switched off
+    threading.setprofile(None)
     return calls
 
 

@@ -77,7 +77,11 @@ def colour(contender: str) -> str:
         return ENGINE
     if contender.startswith("bare."):
         return LIMIT
-    return BY_HAND if contender.endswith(TUNED) else DEFAULT
+    return BY_HAND if TUNED in contender else DEFAULT
+
+
+def readable(contender: str) -> str:
+    return contender.replace(TUNED, " (tuned)")
 
 
 def short(value: float) -> str:
@@ -88,45 +92,50 @@ def short(value: float) -> str:
     return f"{value:.3g}"
 
 
-def bars(rounds: Rounds, metric: str, label: str, title: str, best_first: Callable[[float], float]) -> tuple[Figure, Any]:
-    """A bar for each contender on a logarithmic scale, the best on top, its spread and its figure beside it."""
+def bars(
+    rounds: Rounds, metric: str, label: str, title: str, best_first: Callable[[float], float], dots: str = ""
+) -> Figure:
+    """A bar for each contender on a logarithmic scale, the best on top, its spread and its figure beside it.
+
+    Args:
+        dots: A second metric, if there is one to show.
+    """
     found = sorted(medians(rounds, metric).items(), key=lambda item: best_first(item[1]), reverse=True)
     figure = Figure(figsize=(WIDTH, 1.4 + 0.26 * len(found)), layout="constrained")
     axes = figure.subplots()
-    names = [name.removesuffix(TUNED) + (" (tuned)" if name.endswith(TUNED) else "") for name, _ in found]
     values = [value for _, value in found]
-    axes.barh(names, values, color=[colour(name) for name, _ in found], height=0.72)
+    axes.barh([readable(name) for name, _ in found], values, color=[colour(name) for name, _ in found], height=0.72)
     for place, (name, value) in enumerate(found):
         spread = figures(rounds, name, metric)
         axes.plot([min(spread), max(spread)], [place, place], color="#444444", linewidth=1.2, alpha=0.8)
+        said, end = short(value), max(spread)
+        if dots:
+            dot = statistics.median(figures(rounds, name, dots))
+            axes.plot([dot], [place], marker="o", color=colour(name), markeredgecolor="white")
+            said, end = f"{said}, {short(dot)}", max(end, dot)
         axes.annotate(
-            short(value), (max(spread), place), (5, 0), textcoords="offset points", va="center", fontsize=9.5,
+            said, (end, place), (7, 0), textcoords="offset points", va="center", fontsize=9.5,
             fontweight="bold" if name.startswith("engine.") else "normal",
         )  # fmt: skip
-    axes.set(xscale="log", xlabel=label, title=title, xlim=(min(values) / 2, max(values) * 3))
+    longest = max(max(line.get_xdata()) for line in axes.lines)
+    axes.set(xscale="log", xlabel=label, title=title, xlim=(min(values) / 2, longest * 3))
     axes.margins(y=0.01)
     axes.grid(visible=False, axis="y")
     present = {colour(name) for name, _ in found}
     handles = [Patch(color=shade, label=kind) for kind, shade in KINDS.items() if shade in present]
     axes.legend(handles=handles, loc="best", fontsize=10)
-    return figure, axes
+    return figure
 
 
 def tiny(cases: dict[str, Rounds]) -> Figure:
     title = "Tiny jobs, x → x + 1: jobs per second (more is better)"
-    return bars(cases["tiny"], "rate", "jobs per second, logarithmic", title, lambda value: -value)[0]
+    return bars(cases["tiny"], "rate", "jobs per second, logarithmic", title, lambda value: -value)
 
 
 def round_trip(cases: dict[str, Rounds]) -> Figure:
     title = "One job there and back through idle workers (less is better)"
-    rounds = cases["round-trip"]
-    figure, axes = bars(rounds, "p50", "µs, logarithmic: median (bar) and 99th percentile (dot)", title, float)
-    late = medians(rounds, "p99")
-    ordered = sorted(medians(rounds, "p50").items(), key=lambda item: item[1], reverse=True)
-    for place, (name, _) in enumerate(ordered):
-        axes.plot([late[name]], [place], marker="o", color=colour(name), markeredgecolor="white")
-    axes.set_xlim(axes.get_xlim()[0], max(axes.get_xlim()[1], 2 * max(late.values())))
-    return figure
+    label = "µs, logarithmic: median (bar, first figure) and 99th percentile (dot, second figure)"
+    return bars(cases["round-trip"], "p50", label, title, float, "p99")
 
 
 def efficiency(cases: dict[str, Rounds]) -> Figure:
@@ -144,7 +153,8 @@ def efficiency(cases: dict[str, Rounds]) -> Figure:
             draw_line(axes, points, contender, shade, marker, line)
     axes.axhline(100, color=LIMIT, linewidth=1, linestyle=":")
     axes.set(
-        xscale="log", ylim=(0, None), xlabel="length of a job, µs, logarithmic", ylabel="% of the speed of two bare forks",
+        xscale="log", ylim=(0, None), xlabel="length of a job, µs, logarithmic",
+        ylabel="% of the speed of two bare forks",
         title="How much of two CPUs arrives at the jobs (more is better)",
     )  # fmt: skip
     axes.legend(fontsize=9.5, loc="lower right")
@@ -153,9 +163,8 @@ def efficiency(cases: dict[str, Rounds]) -> Figure:
 
 def draw_line(axes: Any, points: Sequence[tuple[float, float]], name: str, shade: str, marker: str, line: str) -> None:
     width = 2.8 if name.startswith("engine.") else 1.5
-    label = name.removesuffix(TUNED) + (" (tuned)" if name.endswith(TUNED) else "")
     x, y = zip(*points, strict=True)
-    axes.plot(x, y, color=shade, marker=marker, linestyle=line, linewidth=width, label=label)
+    axes.plot(x, y, color=shade, marker=marker, linestyle=line, linewidth=width, label=readable(name))
 
 
 def start(cases: dict[str, Rounds]) -> Figure:
@@ -171,7 +180,9 @@ def start(cases: dict[str, Rounds]) -> Figure:
                 if found:
                     at, value = place + (offset - 1) * 0.28, statistics.median(found)
                     panel.bar(at, value, 0.26, color=shade, label=contender if not place else None)
-                    panel.annotate(short(value), (at, value), (0, 2), textcoords="offset points", ha="center", fontsize=8)
+                    panel.annotate(
+                        f"{value:.0f}", (at, value), (0, 2), textcoords="offset points", ha="center", fontsize=9
+                    )
         panel.set_xticks(range(len(START_METHODS)), START_METHODS)
         panel.set_title(title, fontsize=11)
         panel.grid(visible=False, axis="x")
@@ -198,7 +209,7 @@ def cost(cases: dict[str, Rounds]) -> Figure:
 
 def memory(cases: dict[str, Rounds]) -> Figure:
     rounds = cases["memory"]
-    title = "What the parent grows by while a consumer pauses in mid-stream (less is better)"
+    title = "Growth of the parent, stream with a pause (less is better)"
     # A bar of no length cannot be drawn on a logarithmic scale.
     shown = [
         {
@@ -209,4 +220,4 @@ def memory(cases: dict[str, Rounds]) -> Figure:
         }
         for one in rounds
     ]
-    return bars(shown, "growth", "MiB, logarithmic", title, float)[0]
+    return bars(shown, "growth", "MiB, logarithmic", title, float)

@@ -68,13 +68,14 @@ def publish(results: run.Results, folder: Path, readme: Path) -> None:
 def page(results: run.Results, drawn: Sequence[str]) -> str:
     """bench/results/latest.md: the targets, the plots and every table."""
     images = "\n".join(f"![{name}]({name}.svg)" for name in drawn)
-    return f"## What it is to reach\n\n{targets.render(results, False)}\n{images}\n\n## All figures\n\n{table.render(results)}"
+    reached = targets.render(results, main_only=False)
+    return f"## What it is to reach\n\n{reached}\n{images}\n\n## All figures\n\n{table.render(results)}"
 
 
 def summary(results: run.Results) -> str:
     """The README's block."""
     images = "\n".join(f"![{title}](bench/results/{name}.png)" for name, title in SHOWN.items())
-    return f"{table.heading_of(results)}\n\n{targets.render(results, True)}\n{images}\n"
+    return f"{table.heading_of(results)}\n\n{targets.render(results, main_only=True)}\n{images}\n"
 
 
 def write(file: Path, results: run.Results) -> None:

@@ -100,7 +100,8 @@ def measure(case: Case, contender: str, turns: int, options: Options, chunk: int
         process.wait()
     if process.returncode:
         return answer | {"error": last_line(err.splitlines()) or f"exit code {process.returncode}"}
-    return answer | json.loads(last_line(out.splitlines()))
+    found: Answer = json.loads(last_line(out.splitlines()))
+    return answer | found
 
 
 def last_line(lines: Iterable[str]) -> str:

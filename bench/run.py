@@ -28,7 +28,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def options_of(asked: argparse.Namespace) -> Options:
     length = QUICK if asked.quick else FULL
-    return Options(asked.rounds or int(length["rounds"]), length["scale"], asked.workers, asked.start_method, asked.nice)
+    return Options(
+        asked.rounds or int(length["rounds"]), length["scale"], asked.workers, asked.start_method, asked.nice
+    )
 
 
 def measure_all(

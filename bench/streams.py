@@ -5,6 +5,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -23,7 +24,7 @@ MOST_REPEATS = 20
 def first_results(wanted: Measurement) -> Answer:
     """Milliseconds from the end of a job to the consumer's having its result: the first one, and the worst."""
     ordered = "unordered" not in wanted.method and wanted.method != "run"
-    lags = []
+    lags: list[float] = []
     with wanted.open() as peer:
         wanted.warm_up(peer)
         ended = 0.0
@@ -102,8 +103,7 @@ def cost_per_job(wanted: Measurement) -> Answer:
             if size <= wanted.n:
                 repeats = max(1, min(MOST_REPEATS, REPEATED // size, 2 * wanted.n // size))
                 costs[size] = statistics.median(
-                    cost(lambda size=size: peer.each(wanted.method, increment, Counted(size)), size)
-                    for _ in range(repeats)
+                    cost(partial(peer.each, wanted.method, increment), size) for _ in range(repeats)
                 )
     metrics = {f"{size:,}": seconds * 1e6 for size, seconds in costs.items()}
     if max(costs) > COMPARED:
@@ -111,10 +111,10 @@ def cost_per_job(wanted: Measurement) -> Answer:
     return metrics, peer.start_method
 
 
-def cost(stream: Callable[[], Iterable[int]], size: int) -> float:
+def cost(each: Callable[[Counted], Iterable[int]], size: int) -> float:
     """Seconds per job."""
     start = time.perf_counter()
-    total = sum(stream())
+    total = sum(each(Counted(size)))
     seconds = time.perf_counter() - start
     if total != size * (size + 1) // 2:
         raise AssertionError(f"wrong results: their sum is {total}")

@@ -93,5 +93,3 @@ def borrowed(case: Case, found: dict[str, Any]) -> dict[str, Any]:
     """The sizes of a case with the same jobs; a lazy map's where the contender has not been swept there."""
     there = found.get(BORROWED[case.name], {})
     return {one: {"chunk": there[one]["chunk"]} for one in case.tuned if one in there}
-
-

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from bench.case import Case, Column
@@ -14,8 +15,8 @@ def render(results: dict[str, Any]) -> str:
     """All of a run: what it was made on, and a table for each of its cases."""
     parts = [
         heading_of(results),
-        "A figure is the median over the rounds, the spread is from the lowest to the highest; a ratio is the median of "
-        "the rounds' own ratios. Who is slow is measured in every fourth round only.",
+        "A figure is the median over the rounds, the spread is from the lowest to the highest; a ratio is the median "
+        "of the rounds' own ratios. Who is slow is measured in every fourth round only.",
     ]
     for case in CASES:
         if rounds := results["cases"].get(case.name):
@@ -74,7 +75,7 @@ def row(case: Case, contender: str, rounds: Sequence[Round], columns: Sequence[C
         cells += [number(statistics.median(values)), spread(values)] if values else ["", ""]
     for column in columns:
         metric = column.metric or next(iter(case.metrics))
-        found = ratios(rounds, contender, column.against, metric, lambda a, b, c=column: c.ratio(a, b, workers))
+        found = ratios(rounds, contender, column.against, metric, partial(on, column, workers))
         cells.append(derived(found, column.percent))
     return cells
 
@@ -88,6 +89,10 @@ def ratios(
         return []
     figures = [(one["metrics"].get(metric), other["metrics"].get(metric)) for one, other in pairs]
     return [ratio(one, other) for one, other in figures if one is not None and other]
+
+
+def on(column: Column, workers: int, mine: float, other: float) -> float:
+    return column.ratio(mine, other, workers)
 
 
 def derived(found: Sequence[float], percent: bool) -> str:

@@ -67,14 +67,16 @@ TARGETS = (
         for label in CPU_SECONDS
     ),
     *(
-        Target(f"heavy-tailed, longest {where}", f"tail-{where}", "wall", "engine.map", 1.03, "bare.greedy", "bare.greedy")
+        Target(
+            f"heavy-tailed, longest {where}", f"tail-{where}", "wall", "engine.map", 1.03, "bare.greedy", "bare.greedy"
+        )
         for where in ("first", "last")
     ),
     Target("first result of a stream", "first-results", "first", "engine.map", 5.0),
     Target("worst of the first 100", "first-results", "worst", "engine.map", 5.0, main=False),
     *(target for start_method in START_METHODS for target in start_targets(start_method)),
-    Target("memory of 10 million jobs", "memory", "growth", "engine.map", 20.0),
-    Target("cost at 10 million over 100,000", "cost", "longest / 100,000", "engine.map", 1.1),
+    Target("growth of the parent, long stream", "memory", "growth", "engine.map", 20.0),
+    Target("cost of a job, longest stream over 100,000 jobs", "cost", "longest / 100,000", "engine.map", 1.1),
 )  # fmt: skip
 
 

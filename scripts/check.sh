@@ -4,7 +4,8 @@
 #   scripts/check.sh [PYTEST ARGUMENT...]
 #
 #   PYTHON   the environment's interpreter (default: python3)
-#   CHECKS   which checks to run (default: "format lint types spelling tests")
+#   CHECKS   which checks to run (default: "format lint types spelling tests"; by name only: "guard", that no job
+#            costs much more than it did)
 #
 # All checks run, also after one has failed; the last line says which did.
 set -u
@@ -29,6 +30,7 @@ check types "$python" -m mypy
 # What is ours, by name: a result file that lies in the folder is nobody's prose. (`doc[s]`: if there is one.)
 check spelling "$python" -m codespell_lib mpengine tests bench scripts doc[s] *.md pyproject.toml setup.cfg
 check tests "$python" -m pytest "$@"
+check guard "$python" -m bench guard
 
 if [ -n "$failed" ]; then
     printf 'failed:%s\n' "$failed" >&2

@@ -7,7 +7,7 @@ import pytest
 
 from bench import table
 from bench.cases import CASES
-from bench.measure import IMPORTS, KINDS
+from bench.kinds import IMPORTS, KINDS
 from bench.peers import PEERS
 from tests.support import ROOT, run_python
 

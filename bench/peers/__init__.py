@@ -32,7 +32,14 @@ PEERS: dict[str, Callable[[int, str | None, int | None], Peer]] = {
 }
 
 # What a peer needs that does not come with Python.
-PACKAGES = {"loky": "loky", "joblib": "joblib", "mpire": "mpire", "pebble": "pebble", "ray": "ray", "dask": "distributed"}
+PACKAGES = {
+    "loky": "loky",
+    "joblib": "joblib",
+    "mpire": "mpire",
+    "pebble": "pebble",
+    "ray": "ray",
+    "dask": "distributed",
+}
 
 
 def is_installed(peer: str) -> bool:
