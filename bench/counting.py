@@ -27,7 +27,7 @@ from bench.work import increment
 from mpengine import Engine, Job
 
 WORKERS = 2
-ROUNDS = 8
+ROUNDS = 12
 COUNTED = 3  # times each is counted; the fewest calls are those of a run in which nobody had to be waited for
 CPUCLOCK_SCHED = 2  # in the id of another process's clock, see clock_getcpuclockid(3) and the kernel's posix-timers
 
