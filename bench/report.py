@@ -52,10 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def publish(results: run.Results, folder: Path, readme: Path) -> None:
     """Writes everything that is made of a run's results."""
-    from bench import plots  # matplotlib: only where there is something to draw
-
     write(folder / "latest.json", results)
-    drawn = plots.draw_all(results, folder)
+    drawn = draw(results, folder)
     (folder / "latest.md").write_text(page(results, drawn))
     whole = readme.read_text()
     before, begin, rest = whole.partition(BEGIN)
@@ -63,6 +61,12 @@ def publish(results: run.Results, folder: Path, readme: Path) -> None:
     if not (begin and end):
         raise ValueError(f"{readme} has no block between {BEGIN.strip()} and {END}")
     readme.write_text(before + begin + summary(results) + end + after)
+
+
+def draw(results: run.Results, folder: Path) -> list[str]:
+    from bench import plots  # it imports matplotlib
+
+    return plots.draw_all(results, folder)
 
 
 def page(results: run.Results, drawn: Sequence[str]) -> str:

@@ -100,8 +100,8 @@ def cost_per_job(wanted: Measurement) -> Answer:
     with wanted.open() as peer:
         wanted.warm_up(peer)
         for size in SIZES:
-            if size <= wanted.n:
-                repeats = max(1, min(MOST_REPEATS, REPEATED // size, 2 * wanted.n // size))
+            if size <= max(wanted.n, SIZES[0]):
+                repeats = max(1, min(MOST_REPEATS, REPEATED // size))
                 costs[size] = statistics.median(
                     cost(partial(peer.each, wanted.method, increment), size) for _ in range(repeats)
                 )
