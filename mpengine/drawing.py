@@ -5,9 +5,9 @@ whenever it asks for the next result. Any other may block for as long as it like
 so a drawer thread asks it for the next item, but only while the window has room: it never runs further ahead.
 
 The window has two bounds. Jobs under way, up to where the consumer receives their results: so much work that the
-workers do not run dry; a consumer that is slow stops the drawing with that. And jobs drawn and not handed out, which is
-more where results are handed out in order: those behind a long job are received and wait for their turn, and as long as
-memory allows the workers must not wait with them.
+workers do not run dry; a consumer that is slow stops the drawing with that. And jobs drawn and not handed out. Those
+are more where results are handed out in order: the ones behind a long job are received and wait for their turn, and as
+long as memory allows the workers must not wait with them.
 
 A source is known to its iterator and to the drawer thread, which does not know the iterator: one that is dropped is
 collected, closes its source, and the thread ends with the next item, or at once if it waits for room.

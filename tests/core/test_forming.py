@@ -115,6 +115,29 @@ def test_a_span_is_one_batch_and_ends_one_of_jobs() -> None:
     assert [batch.size if batch else 0 for batch in batches] == [1, 70, 1]
 
 
+def test_a_span_that_is_more_than_a_share_is_cut_into_parts_of_one_length() -> None:
+    pace = pace_of(SHORT_S / 10)
+    span = make_span(100)
+    backlog = backlog_of(span)
+    parts = []
+    while (batch := formed(backlog, pace, workers=2)) is not None:
+        assert batch.span is not None
+        parts.append((batch.span.first, batch.span.stop))
+    assert [stop - first for first, stop in parts] == [25, 19, 14, 11, 11, 10, 10]
+    assert [first for first, _ in parts] == [0, *(stop for _, stop in parts[:-1])]
+    assert parts[-1][1] == 100
+    assert backlog.calls == 0
+
+
+def test_a_span_that_is_a_little_long_by_now_leaves_no_sliver() -> None:
+    backlog = backlog_of(make_span(100), *(make_span(100) for _ in range(20)))
+    assert sizes(backlog, pace_of(TARGET_S / 98))[:3] == [100, 100, 100]
+
+
+def test_a_call_of_which_nothing_is_known_is_cut_off_a_span() -> None:
+    assert sizes(backlog_of(make_span(3)), pace_of(None)) == [1, 1, 1]
+
+
 def test_less_than_a_millisecond_of_work_is_not_sent_ahead() -> None:
     pace = pace_of(SHORT_S / 10)
     few, enough = backlog_of(*many(9)), backlog_of(*many(11))

@@ -357,6 +357,45 @@ def test_a_revocation_is_not_lost_to_one_of_a_batch_that_is_over() -> None:
     assert scene.fleet.starts[bystander] == 1
 
 
+# ---- a worker with nothing to do -------------------------------------------------------------------------------------
+
+
+def test_who_has_much_gives_to_who_has_nothing() -> None:
+    scene = Scene(workers=1, seconds=1e-6)
+    records = scene.jobs(30)
+    scene.begin(0)
+    scene.books.pace.observe(KEY, 1, 1e-4)  # it was more than it seemed
+    scene.fleet.observe()
+    assert not scene.all_asked(do.Revoke)
+    scene.workers.append(scene.fleet.start_worker())
+    assert not scene.fleet.queue
+    scene.fleet.wake()
+    assert len(scene.all_asked(do.Revoke)) == 1
+    scene.work(End.VALUE)  # sees it before the next item, and gives back
+    while scene.workers[0].at is not Step.IDLE:
+        scene.workers[0].step()
+    scene.fleet.collect(scene.workers[0])
+    assert len(scene.fleet.queue) >= 2
+    assert max(len(ticket.items) for ticket in scene.fleet.queue) < 15
+    while scene.books.open:
+        for worker in (0, 1):
+            if scene.fleet.queue or scene.workers[worker].at is not Step.IDLE:
+                scene.begin(worker)
+                scene.work(End.VALUE, worker=worker)
+    assert all(outcome_of(record).ok for record in records)
+    assert all(scene.fleet.starts[record] == 1 for record in records)
+
+
+def test_what_is_done_in_a_moment_stays_where_it_is() -> None:
+    scene = Scene(workers=2, seconds=1e-6)
+    scene.jobs(8)
+    scene.begin(0)
+    scene.pass_time(0.0009)
+    assert not scene.all_asked(do.Revoke)
+    scene.pass_time(0.002)  # or not
+    assert scene.all_asked(do.Revoke)
+
+
 # ---- maps ------------------------------------------------------------------------------------------------------------
 
 
