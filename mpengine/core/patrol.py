@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from mpengine.core.books import Books
 
 # Without news of a batch for this long, its log is looked at, where results may lie unannounced; and the next time,
-# what its worker holds back is asked for. Workers ring every millisecond while calls end: who does not is in a slow one,
-# and what had ended before that is with the consumer after two looks, within 5 ms.
+# what its worker holds back is asked for. Workers ring every millisecond while calls end: who does not is in a slow
+# one, and what had ended before that is with the consumer after two looks, within 5 ms.
 PATROL_S = 0.002
 HUNGRY_S = 0.001  # the same, while a worker has nothing to do: who holds more than this gives it back
 STUCK_S = 0.005  # an item that runs as long as a whole batch should: those behind it go to another worker
