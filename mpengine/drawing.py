@@ -37,11 +37,12 @@ AHEAD_S = 0.060  # work to have drawn ahead, per worker: outlasts a consumer tha
 LEAST_AHEAD = 4  # jobs drawn ahead per worker while nothing is known about them
 MOST_AHEAD = 1 << 16  # jobs under way: what bounds the memory of free jobs
 MOST_DRAWN = 1 << 20  # jobs drawn and not handed out
-AHEAD_BYTES = 64 << 20  # the same for large ones: their arguments, and results that wait for their turn
+AHEAD_BYTES = 64 << 20  # the same for large ones: their arguments, and their results until those are handed out
 GATHER_S = 0.001  # items are sent at least this often while they are drawn
 MOST_BYTES = 1 << 20  # of arguments sent at once
 BULK = 1024  # items of a list drawn at once, as long as they are plain values
 LOT = 32  # items between two looks at the clock
+_FORGET = 0.9  # how much of a larger result remains with each that is smaller
 _QUANTUM_BITS = 3  # a full window is refilled by an eighth at least: one by one, each job would be a batch
 
 _SURE = (list, tuple, range, set, frozenset, dict, deque, str, bytes, bytearray)
@@ -80,6 +81,7 @@ class Source(ABC):
         self._ahead = 0  # jobs drawn and not handed out
         self._ahead_bytes = 0  # of their arguments, as long as they have no result
         self.early_bytes = 0
+        self._result_bytes = 0.0  # of a job, as a guess for those that have no result yet
         self._gathered: list[Any] = []  # drawn, made ready, and not sent
         self._bytes = 0  # about so many of those
         self._unanswered = 0  # jobs sent and not received back
@@ -106,9 +108,10 @@ class Source(ABC):
             if not self.mailbox.empty():
                 return
 
-    def received(self, jobs: int) -> None:
-        """Results of so many jobs have arrived with the consumer."""
+    def received(self, jobs: int, size: int) -> None:
+        """Results of so many jobs, and of about so many bytes, have arrived with the consumer."""
         with self._lock:
+            self._result_bytes = max(size / jobs, self._result_bytes * _FORGET)
             self._ahead_bytes -= self._ahead_bytes * jobs // self._unanswered  # their share of it
             self._unanswered -= jobs
             if self._is_hungry():
@@ -154,7 +157,8 @@ class Source(ABC):
 
     def _has_room(self) -> bool:
         window = self._window()
-        if self._ahead_bytes + self.early_bytes > AHEAD_BYTES and self._ahead >= self._dispatcher.supervisor.size:
+        size = self._ahead_bytes + self.early_bytes + self._result_bytes * self._unanswered
+        if size > AHEAD_BYTES and self._ahead >= self._dispatcher.supervisor.size:
             return False
         return self._room_for(window) >= max(1, window >> _QUANTUM_BITS)
 

@@ -113,10 +113,11 @@ class MapStream(_Stream):
             count, report = received.count, received.report
             arrived = (count, None if report is None else report.value, received.error)
             self._received += count
-            self._source.received(count)
+            size = _size_of(arrived[1], 1)
+            self._source.received(count, size)
             if not self._ordered:
                 return arrived
-            self._source.early_bytes += _size_of(arrived[1], 1)
+            self._source.early_bytes += size
             self._early[received.position] = arrived
             self._source.pull()  # the workers go on, however long the one whose turn it is takes
         arrived = self._early.pop(self._next)
@@ -192,11 +193,11 @@ class RunStream(_Stream):
                 return None
             if isinstance(received, SpanEnd):
                 position, outcomes = received.position, outcomes_of(received)
-                size = _size_of(None if received.report is None else received.report.value, len(outcomes))
+                known = size = _size_of(None if received.report is None else received.report.value, len(outcomes))
             else:
-                position, outcomes, size = received[0].position, [received[1]], _UNKNOWN_BYTES
+                position, outcomes, known, size = received[0].position, [received[1]], 0, _UNKNOWN_BYTES
             self._received += len(outcomes)
-            self._source.received(len(outcomes))
+            self._source.received(len(outcomes), known)
             if not self._ordered:
                 return outcomes
             self._source.early_bytes += size
