@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from mpengine import Engine, Job, drawing
-from tests.api import jobs
 from tests.runtime.gates import Door, Gate
 from tests.support import WAIT_S, wait_for
 
@@ -85,7 +84,7 @@ def test_a_run_of_any_length_keeps_a_bounded_number_of_jobs(engine: Engine, orde
     assert engine.join(WAIT_S)
     wait_for(lambda: not alive, about="the last jobs to be forgotten")
     books = engine._dispatcher.books
-    assert not (books.batches or books.backlog or books.timers or books.of_context or engine._dispatcher.ids)
+    assert not any([books.batches, books.backlog, books.timers, books.of_context, engine._dispatcher.ids])
 
 
 def wait_if_zero(door: Door, x: int) -> int:
@@ -100,9 +99,9 @@ def test_workers_go_on_behind_a_long_call_whose_value_is_next(
 ) -> None:
     assert list(engine.map(abs, range(50_000))) == list(range(50_000))
     got: list[int] = []
+    already = engine.stats().succeeded  # before the map, which begins at the call
     values = engine.map(lambda x, door=gate.door: wait_if_zero(door, x), form(range(WINDOW)))
     consumer = threading.Thread(target=lambda: got.extend(values))
-    already = engine.stats().succeeded
     consumer.start()
     gate.arrivals(1)
     wait_for(lambda: engine.stats().succeeded - already == WINDOW - 1, about="all but the first")
