@@ -131,7 +131,7 @@ def test_results_that_wait_for_their_turn_are_bounded_in_bytes(
     consumer.start()
     gate.arrivals(1)
     given.wait_until_drawing_has_stopped()
-    assert given.drawn < 1500
+    assert given.drawn < 10_000  # some were drawn before the size of a result was known; without a bound all of 60,000
     gate.open()
     consumer.join(WAIT_S)
     assert [value[0] for value in got] == [x % 256 for x in range(2000)]
