@@ -302,6 +302,31 @@ def test_a_fork_server_that_is_killed_while_it_starts_a_worker(
     assert pid not in wait_ready(engine)
 
 
+def test_a_fork_server_survives_who_asks_for_nothing() -> None:
+    """As a program does that has no descriptor left in the middle of asking for a worker."""
+    done = run_python("-c", ASK_FOR_NOTHING)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "the same\n", "")
+
+
+ASK_FOR_NOTHING = """
+import socket
+from multiprocessing import forkserver
+from mpengine import Engine
+from tests.faults.jobs import exit_with
+
+server = forkserver._forkserver
+with Engine(1, "forkserver") as engine:
+    assert engine.submit(abs, -1).result(20) == 1
+    pid = server._forkserver_pid
+    for _ in range(3):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(server._forkserver_address)
+    assert engine.submit(exit_with, 3).outcome(20).status == "lost"
+    assert engine.submit(abs, -1).result(20) == 1
+    print("the same" if server._forkserver_pid == pid else "another")
+"""
+
+
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
 def test_a_resource_tracker_that_is_killed_is_replaced(method: str) -> None:
     done = run_python("-W", "error", "-c", NO_TRACKER.format(method=method))
