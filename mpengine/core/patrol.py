@@ -53,15 +53,16 @@ class Patrol:
 
     def freed(self, now: float) -> None:
         """A batch is over; its worker takes the next at once, and says nothing of that."""
+        free = self._workers - sum(batch.worker is not None for batch in self._books.batches.values())
         for batch in self._books.batches.values():
-            if batch.worker is None:
+            if batch.worker is None and free > 0:
+                free -= 1
                 self.claimed(batch, now)
-                return
 
     def claimed(self, batch: Batch, now: float) -> None:
-        """A worker has it, or is about to."""
-        batch.heard_at = now
-        if batch.size > 1:
+        """A worker has it, or is about to: it is watched from now on, if it is not already."""
+        if batch.size > 1 and batch.check_at is not None and batch.check_at > now + PATROL_S:
+            batch.heard_at = now
             self._plan(batch, now)
 
     def progressed(self, batch: Batch, now: float) -> None:
@@ -195,8 +196,10 @@ class Patrol:
         """At a batch of which more than the item that runs is open."""
         if self._hungry:
             return now + HUNGRY_S
-        if batch.worker is None and sum(b.worker is not None for b in self._books.batches.values()) >= self._workers:
-            return now + IDLE_PATROL_S
+        if batch.worker is None:
+            before = sum(b.worker is not None or b.seq < batch.seq for b in self._books.batches.values())
+            if before >= self._workers:  # each of them has another
+                return now + IDLE_PATROL_S
         due = batch.heard_at + PATROL_S
         return due if due > now else now + PATROL_S
 
