@@ -94,6 +94,8 @@ class Functions:
     def _count_change(self, code: CodeType) -> None:
         """What it refers to was replaced; one that does so again and again is better off with each job."""
         self._changes[code] += 1
+        if len(self._changes) > _MOST_CODES:
+            self._changes.clear()
         if self._changes[code] > _MOST_CHANGES:
             self._changes.clear()
             self._remember_other(code)

@@ -70,7 +70,7 @@ def annotate(error: BaseException, note: str) -> None:
 def dump_call(fn: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
     """Pickle a call, to be run in a worker. Where a part cannot be pickled, a note on the error names it."""
     try:
-        return dumps((fn, args, kwargs))
+        return dumps((fn, args, dict(kwargs)))  # whatever mapping it is
     except BaseException as error:
         annotate(error, _blame_call(fn, args, kwargs, error))
         raise
