@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import logging
+import os
 import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -44,6 +45,7 @@ _MADE_LATE = ("_condition", "_waiters", "_done_callbacks")
 # Held while a future is cancelled, started or resolved, and while a condition is made. Whoever has a future's condition
 # relies on its state not changing meanwhile, so one that has a condition is resolved with both, the condition first.
 _deciding = threading.Lock()
+os.register_at_fork(after_in_child=_deciding._at_fork_reinit)  # type: ignore[attr-defined]  # whoever had it is gone
 
 
 class Desk(Protocol):

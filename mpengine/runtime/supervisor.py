@@ -299,12 +299,18 @@ def _launch_all(requests: queue.SimpleQueue[int | None], launch: Callable[[int],
     while (worker := requests.get()) is not None:
         # What is started here inherits the mask: a Ctrl-C must meet neither the fork server while it imports, nor a
         # worker before it ignores that. The tracker first: starting it *un*blocks the signal.
-        if tracked:
+        if not tracked:
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            launch(worker)
+            continue
+        # A copy of this program, forked by another thread in the middle of this, would have multiprocessing's locks as
+        # they are now, for ever; it could start no worker of its own.
+        with descriptors.no_fork:
             for _ in range(2):  # that one was killed is a warning first, which `-W error` makes an exception
                 with contextlib.suppress(OSError, Warning):  # no process to be had: then there is none for the worker
                     resource_tracker.ensure_running()
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        launch(worker)
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            launch(worker)
 
 
 def memory_of(handle: WorkerHandle) -> int:

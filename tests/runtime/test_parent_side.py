@@ -4,7 +4,7 @@ import os
 import queue
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -19,6 +19,7 @@ from mpengine.runtime.collector import Collector
 from mpengine.runtime.held import Held
 from mpengine.runtime.inbox import Inbox
 from mpengine.runtime.outbox import MappedFunction, Outbox
+from mpengine.runtime.supervisor import _launch_all
 from mpengine.wire import codec
 from mpengine.wire import messages as wire
 from mpengine.wire.remote_error import pack_error
@@ -372,3 +373,19 @@ def test_closing_what_is_not_ours_does_nothing() -> None:
     assert is_open(write)
     os.close(read)
     os.close(write)
+
+
+def test_no_other_thread_forks_while_a_worker_is_started() -> None:
+    """The copy would have multiprocessing's locks as they are at that moment, and could start no worker."""
+    requests: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+    requests.put(1)
+    requests.put(None)
+    held: list[bool] = []
+
+    def launch(worker: int) -> None:
+        held.append(cast(Any, descriptors.no_fork)._is_owned())
+
+    thread = threading.Thread(target=_launch_all, args=(requests, launch), kwargs={"tracked": True})
+    thread.start()
+    thread.join(WAIT_S)
+    assert held == [True]
