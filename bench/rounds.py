@@ -6,6 +6,7 @@ comes after the same neighbour. The rounds go over all cases, so that a bad minu
 """
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -85,9 +86,14 @@ def measure(case: Case, contender: str, turns: int, options: Options, chunk: int
     if start_method := case.start_method or options.start_method:
         command += ["--start-method", start_method]
     before = below()
+    environment = dict(os.environ)
+    environment.pop(
+        "PYTHONDONTWRITEBYTECODE", None
+    )  # or whoever is not of the standard library is compiled anew each time
     process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
     try:
         # What is left behind may hold these pipes open: communicate() waits for it no longer than for the program.
         out, err = process.communicate(timeout=TIME_LIMIT_S)

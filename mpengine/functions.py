@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _MOST = 16  # known at a time: as many as a worker keeps unpickled
 _MOST_CODES = 4096
-_MOST_CHANGES = 16
+_MOST_TIMES = 16
 
 
 class KnownFunction:
@@ -56,7 +56,7 @@ class Functions:
         self._desk = desk
         self._finish = finish
         self._known: dict[int, KnownFunction] = {}
-        self._changes: Counter[CodeType] = Counter()
+        self._learnt: Counter[CodeType] = Counter()
         self._others: dict[int, CodeType] = {}  # of functions that go with each job; held, so that its id is its own
 
     def get(self, fn: Any) -> KnownFunction | None:
@@ -66,7 +66,6 @@ class Functions:
             return self._learn(fn)
         if known.holds is not None and not known.holds():
             self._forget(id(fn))
-            self._count_change(fn.__code__)
             return self._learn(fn)
         return known
 
@@ -81,24 +80,28 @@ class Functions:
             if blob is None:
                 self._remember_other(fn.__code__)
                 return None
+            self._count(fn.__code__)
         while len(self._known) >= _MOST:
             self._forget(next(iter(self._known)))
-        known = self._known[id(fn)] = KnownFunction(fn, blob, holds, self._desk)
-        return known
+        # Another thread may have been faster: then its own is the one, and of ours nobody has heard.
+        return self._known.setdefault(id(fn), KnownFunction(fn, blob, holds, self._desk))
 
     def _remember_other(self, code: CodeType) -> None:
         if len(self._others) >= _MOST_CODES:
             self._others.clear()
         self._others[id(code)] = code
 
-    def _count_change(self, code: CodeType) -> None:
-        """What it refers to was replaced; one that does so again and again is better off with each job."""
-        self._changes[code] += 1
-        if len(self._changes) > _MOST_CODES:
-            self._changes.clear()
-        if self._changes[code] > _MOST_CHANGES:
-            self._changes.clear()
+    def _count(self, code: CodeType) -> None:
+        """One that travels by value was learnt. If that happens again and again, it goes better with each job.
+
+        What it refers to keeps being replaced; or it is made anew for each job, as a lambda in a loop is.
+        """
+        self._learnt[code] += 1
+        if self._learnt[code] > _MOST_TIMES:
+            del self._learnt[code]
             self._remember_other(code)
+        elif len(self._learnt) > _MOST_CODES:
+            self._learnt.clear()
 
     def _forget(self, number: int) -> None:
         known = self._known.pop(number, None)  # two threads may forget it at once

@@ -44,7 +44,8 @@ _MADE_LATE = ("_condition", "_waiters", "_done_callbacks")
 
 # Held while a future is cancelled, started or resolved, and while a condition is made. Whoever has a future's condition
 # relies on its state not changing meanwhile, so one that has a condition is resolved with both, the condition first.
-_deciding = threading.Lock()
+# To be taken again by the thread that has it: a signal handler or a finalizer may come in between, and use a future.
+_deciding = threading.RLock()
 os.register_at_fork(after_in_child=_deciding._at_fork_reinit)  # type: ignore[attr-defined]  # whoever had it is gone
 
 
@@ -322,35 +323,32 @@ class JobFuture(concurrent.futures.Future[Any]):
         if error is None and status is not Status.SUCCEEDED:
             raise InternalError(f"job {self.id!r} is {status} without an error; please report this")
         taken = bool(self._batch) and self.offered() is not None
+        told = False
         with _deciding:
-            if not self._has_condition:
-                self._end_once(status, value, error, taken=taken)
-                return False
-        with self._condition:
-            told = self._state == _CANCELLED  # by `cancel`, which called the callbacks
-            with _deciding:
-                ended = self._end_once(status, value, error, taken=taken)
-            for waiter in self._waiters if ended else ():
-                if self._state == _CANCELLED_AND_NOTIFIED:
-                    waiter.add_cancelled(self)
-                elif error is None:
-                    waiter.add_result(self)
-                else:
-                    waiter.add_exception(self)
-            self._condition.notify_all()  # also those who wait for the outcome
-        return ended and not told
+            quiet = not self._has_condition
+            ended = quiet and self._end_once(status, value, error)
+        if not quiet:
+            with self._condition:
+                told = self._state == _CANCELLED  # by `cancel`, which called the callbacks
+                with _deciding:
+                    ended = self._end_once(status, value, error)
+                for waiter in self._waiters if ended else ():
+                    if self._state == _CANCELLED_AND_NOTIFIED:
+                        waiter.add_cancelled(self)
+                    elif error is None:
+                        waiter.add_result(self)
+                    else:
+                        waiter.add_exception(self)
+                self._condition.notify_all()  # also those who wait for the outcome
+        if not ended and self._state == _FINISHED and not taken:  # without a lock: a handler may use futures
+            logger.warning("the future of job %r had been resolved by someone else; its outcome is %s", self.id, status)
+        return ended and not quiet and not told
 
-    def _end_once(self, status: Status, value: Any, error: BaseException | None, *, taken: bool) -> bool:
-        if self._state == _FINISHED:
-            if not taken:
-                logger.warning("the future of job %r had been resolved by someone else; its outcome is %s",
-                               self.id, status)  # fmt: skip
+    def _end_once(self, status: Status, value: Any, error: BaseException | None) -> bool:
+        """Take its last state, unless it has one. With the lock."""
+        if self._state in (_FINISHED, _CANCELLED_AND_NOTIFIED):
             return False
-        if self._state == _CANCELLED_AND_NOTIFIED:
-            return False
-        if (
-            self._state == _CANCELLED or status is Status.CANCELLED
-        ):  # a running job may be cancelled, unlike in `Future`
+        if self._state == _CANCELLED or status is Status.CANCELLED:  # also of a running job, unlike in `Future`
             self._state = _CANCELLED_AND_NOTIFIED
         else:
             self._result, self._exception = value, error

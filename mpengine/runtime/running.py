@@ -147,7 +147,7 @@ class Runner:
                 return
             if size:
                 self._current = (name, attempt, _earlier(deadline, None if timeout is None else now + timeout))
-                kind, blob = self._run_one(payload)
+                kind, blob = self._run_one(codec.loads, payload)
                 self._current = None
                 if answer is not None and kind == wire.VALUE:
                     kind = wire.OFFERED
@@ -163,16 +163,19 @@ class Runner:
 
     def run_call(self, seq: int, body: memoryview, answer: Callable[[int, bytes | None], None]) -> None:
         """Run a plain call that is alone: as `run_jobs`, without all that such a call cannot have."""
+        if self.leaving:
+            self._give_back(seq, 0)
+            return
         label, packed, args = pickle.loads(body)
         self._clear_progress()
         now = monotonic()
         self._log.doubles[wire.STARTED_AT] = now
         self._words[wire.STARTED] = wire.started_word(seq, 0)
-        if self.leaving or self._words[wire.REVOKED] == seq:
+        if self._words[wire.REVOKED] == seq:
             self._give_back(seq, 0)
             return
         self._current = (label, 1, None)
-        kind, blob = self._run_packed(packed, args)
+        kind, blob = self._run_one(self._known_call, packed, args)
         self._current = None
         if kind == wire.VALUE:
             kind = wire.OFFERED
@@ -181,35 +184,24 @@ class Runner:
         self._ring()
         self._count(1)
 
-    def _run_packed(self, packed: bytes, args: tuple[Any, ...]) -> tuple[int, bytes]:
+    def _known_call(self, packed: bytes, args: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+        """A plain call, whose function may have been unpickled before."""
+        fn = self._packed.get(packed)
+        if fn is None:
+            fn = codec.loads(packed)
+            while len(self._packed) >= FUNCTIONS:
+                del self._packed[next(iter(self._packed))]
+            self._packed[packed] = fn
+        return fn, args, {}
+
+    def _run_one(self, load: Callable[..., Any], *packed: Any) -> tuple[int, bytes]:
+        """Unpickle a call, with `load`, and run it; what it came to, for the log."""
         try:
             try:
                 self._armed = True
-                fn = self._packed.get(packed)
-                if fn is None:
-                    fn = self._learn(packed)
-                value = fn(*args)
+                fn, args, kwargs = load(*packed)
+                value = fn(*args, **kwargs)
                 blob = codec.dump_atom(value) if type(value) in codec.ATOMS else codec.dump_result(value)
-            finally:
-                self._armed = False
-                self._leave_if_forked()
-        except BaseException as error:  # a user's job may raise anything
-            return self._failed(error)
-        return wire.VALUE, blob
-
-    def _learn(self, packed: bytes) -> Any:
-        fn = codec.loads(packed)
-        while len(self._packed) >= FUNCTIONS:
-            del self._packed[next(iter(self._packed))]
-        self._packed[packed] = fn
-        return fn
-
-    def _run_one(self, payload: memoryview) -> tuple[int, bytes]:
-        try:
-            try:
-                self._armed = True
-                fn, args, kwargs = codec.loads(payload)
-                blob = codec.dump_result(fn(*args, **kwargs))
             finally:
                 self._armed = False
                 self._leave_if_forked()

@@ -13,6 +13,7 @@ from typing import Any, cast
 import pytest
 
 from mpengine import Engine, EngineBroken, EngineClosed, Job, JobCancelled, JobFuture, JobLost
+from mpengine import futures as futures_module
 from tests.api import jobs
 from tests.runtime.fixtures import MakeEngine
 from tests.runtime.gates import Gate
@@ -216,14 +217,45 @@ def test_a_callback_that_raises_costs_nobody_anything(
 def test_a_future_that_its_user_has_resolved(
     make_engine: MakeEngine, gate: Gate, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Who hears of it in the log may use futures there."""
     engine = make_engine()
     occupy(engine, gate)
     futures = [engine.submit(jobs.square, x) for x in range(10)]
     futures[4].set_result("mine")
-    gate.open()
-    assert [future.result(WAIT_S) for future in futures] == [0, 1, 4, 9, "mine", 25, 36, 49, 64, 81]
-    assert engine.join(WAIT_S)
+    heard = threading.Event()
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            other = JobFuture(Job(max))
+            asker = threading.Thread(target=other.cancel)
+            asker.start()
+            asker.join(WAIT_S)
+            if other.cancelled():
+                heard.set()
+
+    handler = Handler()
+    logging.getLogger("mpengine").addHandler(handler)
+    try:
+        gate.open()
+        assert [future.result(WAIT_S) for future in futures] == [0, 1, 4, 9, "mine", 25, 36, 49, 64, 81]
+        assert engine.join(WAIT_S)
+    finally:
+        logging.getLogger("mpengine").removeHandler(handler)
     assert "had been resolved by someone else" in caplog.text
+    assert heard.is_set()
+
+
+def test_a_signal_handler_may_use_futures_wherever_it_comes(engine: Engine) -> None:
+    done: list[bool] = []
+
+    def come_in_between() -> None:
+        with futures_module._deciding:
+            done.append(JobFuture(Job(max)).cancel())
+
+    thread = threading.Thread(target=come_in_between, daemon=True)
+    thread.start()
+    thread.join(WAIT_S)
+    assert done == [True]
 
 
 def test_nothing_is_kept_of_what_was_dropped(engine: Engine) -> None:
