@@ -65,8 +65,9 @@ def engine_stats(dispatcher: Dispatcher) -> EngineStats:
     books = dispatcher.books
     counts = dict(books.counts)
     workforce = dispatcher.workforce
-    # Their owners have them, so they are counted, although the books do not know yet.
-    counts[Status.SUCCEEDED] += max(0, dispatcher.answers.taken - workforce.collector.handed_over)
+    # What is taken directly is counted where it is taken: its owner has it, whether the books know yet or not.
+    # The larger: a KeyboardInterrupt may have come between the taking and the counting.
+    counts[Status.SUCCEEDED] += max(dispatcher.answers.taken, books.handed_over)
     ended = sum(counts.values())
     queued = sum(batch.size - batch.done for batch in list(books.batches.values()) if not workforce.is_over(batch))
     uptime = monotonic() - dispatcher.started_at

@@ -37,6 +37,8 @@ class Books:
         broken: Why everything fails, if it does.
         abandoned: Why nothing is started any more, if so.
         of_context: Open records by the context they were given.
+        counts: Jobs that ended, by status, but for those of `handed_over`.
+        handed_over: Jobs that succeeded, and whose value its owner had before these books knew: others count them.
         timers: A heap of (when, tie, record): deadlines, and ends of backoffs.
         dooms: Jobs of spans that were sent, and are to end before their time.
     """
@@ -51,6 +53,7 @@ class Books:
         self.accepted = 0
         self.retried = 0
         self.counts = dict.fromkeys(Status, 0)
+        self.handed_over = 0
         self.broken: BaseException | None = None
         self.abandoned: str | None = None
         self.of_context: dict[Context, set[Record]] = {}
@@ -61,6 +64,10 @@ class Books:
         self._out: list[do.Action] = []
         self._interrupts: list[do.Interrupt] = []
         self._retracting = False
+
+    def ended(self) -> int:
+        """How many jobs have ended, so far as these books know. Any thread."""
+        return sum(self.counts.values()) + self.handed_over
 
     def emit(self, action: do.Action) -> None:
         """Add to what the ledger answers."""
@@ -221,7 +228,10 @@ class Books:
         if record.context is not None:
             self._forget_context(record)
         self.open -= 1
-        self.counts[status] += 1
+        if report is not None and report.handed_over:
+            self.handed_over += 1
+        else:
+            self.counts[status] += 1
         self._out.append(do.Settle(record, outcome))
 
     def _forget_context(self, record: Record) -> None:

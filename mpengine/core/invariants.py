@@ -150,7 +150,7 @@ def _calls(books: Books) -> Iterable[tuple[Span, int, int]]:
 def _check_counts(books: Books) -> None:
     found = sum(1 for _ in books.records()) + sum(stop - first for _, first, stop in _calls(books))
     _expect(books.open == found, f"{books.open} jobs are open by the count, {found} by their places")
-    settled = sum(books.counts.values())
+    settled = books.ended()
     _expect(
         books.accepted == books.open + settled,
         f"{books.accepted} jobs were accepted, but {books.open} are open and {settled} settled",

@@ -169,7 +169,7 @@ class Ledger:
 
     def _passed(self, event: ev.Passed, now: float) -> None:
         self.books.accepted += len(event.calls)
-        self.books.counts[Status.SUCCEEDED] += len(event.calls)
+        self.books.handed_over += len(event.calls)
         for key, duration in event.calls:
             self.books.pace.observe(key, 1, duration)
 

@@ -38,9 +38,6 @@ class Collector:
         batch_of: The open batch of a number, for the words of a note; None if it is closed.
         lone_of: Where the outcome of a lone job's batch goes; None if it is closed.
         lane: The short way, on which plain calls may end without coming to the books.
-
-    Attributes:
-        handed_over: Reports of values that attendants had taken, ever.
     """
 
     def __init__(
@@ -52,7 +49,6 @@ class Collector:
         self._batch_of = batch_of
         self._lone_of = lone_of
         self._lane = lane
-        self.handed_over = 0
 
     def collect(
         self, worker: int, pid: int, log: LogReader, *, patient: bool = False
@@ -102,7 +98,6 @@ class Collector:
         if reports:
             events.append(ev.Reported(worker, batch, reports))
         if passed:
-            self.handed_over += len(passed)
             events.append(ev.Passed(passed))
         return events, about, problem
 
@@ -129,7 +124,6 @@ class Collector:
             else:
                 (report.value,) = taken
                 report.handed_over = True
-                self.handed_over += 1
         elif record.kind == wire.VALUE:
             self._load(report, record, pid)
         elif record.kind == wire.VALUES:

@@ -149,7 +149,7 @@ class Dispatcher:
     def _waiting(self, admitted: int) -> int:
         """Of the jobs admitted, how many have not started, as far as is known here."""
         started = min(len(self.books.batches), len(self._ledger.workers))
-        return admitted - sum(self.books.counts.values()) - started
+        return admitted - self.books.ended() - started
 
     def is_own_thread(self) -> bool:
         """Whether the caller is the dispatcher thread, inside a callback."""

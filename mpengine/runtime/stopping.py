@@ -160,7 +160,7 @@ def report(books: Books, supervisor: Supervisor, stopping: Stopping | None) -> S
     """What it has come to so far."""
     counts = books.counts
     return ShutdownReport(
-        finished=counts[Status.SUCCEEDED] + counts[Status.FAILED] + counts[Status.EXPIRED],
+        finished=counts[Status.SUCCEEDED] + books.handed_over + counts[Status.FAILED] + counts[Status.EXPIRED],
         cancelled=counts[Status.CANCELLED],
         lost=counts[Status.LOST],
         workers=() if stopping is None else tuple(stopping.ends),

@@ -186,7 +186,6 @@ class Workforce:
         for batch in list(self._books.batches.values()):
             taken = cast(LoneSink, batch.records[0].sink).offered() if batch.lone else None
             if taken is not None:
-                self.collector.handed_over += 1
                 self._tell(ev.Reported(batch.worker or 0, batch.seq, [Report(0, taken[0], handed_over=True)]))
 
     def _ready(self, handle: WorkerHandle) -> None:

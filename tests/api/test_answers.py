@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from mpengine import Engine, Job, JobFuture
+from mpengine.core.job import Status
 from mpengine.errors import JobLost
 from mpengine.runtime import dispatcher
 from tests.api import jobs
@@ -105,6 +106,18 @@ def test_counts_and_ids_know_of_what_its_owner_has(quiet: Engine) -> None:
         assert (stats.pending, stats.queued, stats.running) == (0, 0, 0)
         assert all(row.job is None for row in quiet.workers())
     assert quiet.shutdown().finished == before + ROUNDS - 1
+
+
+def test_what_is_taken_directly_is_counted_there_and_nowhere_else(quiet: Engine) -> None:
+    # So that no snapshot, taken between two counts, shows it twice or not at all.
+    for number in range(1, ROUNDS):
+        books = quiet._dispatcher.books
+        before = books.counts[Status.SUCCEEDED], quiet._dispatcher.answers.taken
+        assert quiet.submit(jobs.square, number).result() == number**2
+        quiet._dispatcher.catch_up()
+        counted, taken = books.counts[Status.SUCCEEDED] - before[0], quiet._dispatcher.answers.taken - before[1]
+        assert (counted, taken) in {(1, 0), (0, 1)}
+        assert books.handed_over == quiet._dispatcher.answers.taken
 
 
 def test_what_its_owner_has_is_the_outcome_though_the_engine_breaks_before_it_hears_of_it(
