@@ -5,6 +5,7 @@ The dispatcher thread writes, any thread may read: an estimate is one float in a
 
 from __future__ import annotations
 
+import math
 from types import FunctionType
 from typing import Any
 
@@ -13,12 +14,16 @@ from typing import Any
 TARGET_S = 0.005
 MAX_ITEMS = 1 << 13  # bounds the memory a batch of free calls takes
 MAX_KEYS = 4096
-
-_FALL = 0.5  # weight of a new, lower measurement
+_LEAST_S = 1e-9
 
 
 class Pace:
-    """Seconds a call, per function key: rises at once, falls slowly, so that surprises make batches smaller."""
+    """Seconds a call, per function key: the geometric mean of the estimate before and each new measurement.
+
+    So a change by a factor of a thousand is known after five measurements, up or down, and one outlier, such as a
+    worker that did not get the processor for a while, matters little. It need not foresee the slowest call: what stands
+    behind that is given to others (`patrol`).
+    """
 
     def __init__(self) -> None:
         self._seconds: dict[int, float] = {}
@@ -29,10 +34,7 @@ class Pace:
         old = self._seconds.get(key)
         if old is None and len(self._seconds) >= MAX_KEYS:
             self._seconds.clear()  # estimates only: they come back with the next measurement
-        if old is None or sample >= old:
-            self._seconds[key] = sample
-        else:
-            self._seconds[key] = old + (sample - old) * _FALL
+        self._seconds[key] = sample if old is None else math.sqrt(max(old, _LEAST_S) * max(sample, _LEAST_S))
 
     def seconds(self, key: int) -> float | None:
         """The estimate for one call, or None if none was measured yet."""
@@ -43,7 +45,7 @@ class Pace:
         seconds = self._seconds.get(key)
         if seconds is None:
             return 1
-        return max(1, min(at_most, int(TARGET_S / max(seconds, 1e-9))))
+        return max(1, min(at_most, int(TARGET_S / max(seconds, _LEAST_S))))
 
 
 def pace_key(fn: Any) -> int:

@@ -364,7 +364,7 @@ def test_who_has_much_gives_to_who_has_nothing() -> None:
     scene = Scene(workers=1, seconds=1e-6)
     records = scene.jobs(30)
     scene.begin(0)
-    scene.books.pace.observe(KEY, 1, 1e-4)  # it was more than it seemed
+    scene.books.pace.observe(KEY, 1, 1.0)  # it was more than it seemed
     scene.fleet.observe()
     assert not scene.all_asked(do.Revoke)
     scene.workers.append(scene.fleet.start_worker())
