@@ -6,7 +6,7 @@ import concurrent.futures
 import itertools
 import queue
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 from mpengine.core.job import Outcome
@@ -78,7 +78,7 @@ class MapStream(_Stream):
         super().__init__(source, ordered=ordered, deadline=deadline)
         self.counts_each = counts_each
         self._next = 0  # of the next value to hand out, if ordered
-        self._early: dict[int, tuple[int, Any, BaseException | None]] = {}
+        self._early: dict[int, tuple[int, Sequence[bytes], BaseException | None]] = {}
         source.start()
 
     def chunks(self) -> Iterator[tuple[list[Any], bool]]:
@@ -89,12 +89,12 @@ class MapStream(_Stream):
             if arrived is None:
                 self._raise_problem()
                 return
-            count, blob, error = arrived
+            count, blobs, error = arrived
             del arrived
             if error is not None:
                 raise error
-            values, plain, problem = _unpacked(blob)
-            del blob
+            values, plain, problem = _unpacked(blobs)
+            del blobs
             if self.counts_each or not plain:
                 plain = False
                 values.reverse()
@@ -104,14 +104,14 @@ class MapStream(_Stream):
             if problem is not None:
                 raise problem
 
-    def _arrived(self) -> tuple[int, Any, BaseException | None] | None:
+    def _arrived(self) -> tuple[int, Sequence[bytes], BaseException | None] | None:
         """The next to hand out; None if there is no more."""
         while not (self._ordered and self._next in self._early):
             received = self._receive()
             if received is None:
                 return None
             count, report = received.count, received.report
-            arrived = (count, None if report is None else report.value, received.error)
+            arrived = (count, () if report is None or report.value is None else report.value, received.error)
             self._received += count
             size = _size_of(arrived[1], 1)
             self._source.received(count, size)
@@ -126,13 +126,26 @@ class MapStream(_Stream):
         return arrived
 
 
-def _size_of(blob: bytes | None, objects: int) -> int:
+def _size_of(blobs: Iterable[bytes], objects: int) -> int:
     """Bytes that results take while they wait for their turn, in so many objects."""
-    return objects * _OBJECT_BYTES + (0 if blob is None else len(blob))
+    return objects * _OBJECT_BYTES + sum(map(len, blobs))
 
 
-def _unpacked(blob: bytes) -> tuple[list[Any], bool, BaseException | None]:
+def _unpacked(blobs: Iterable[bytes]) -> tuple[list[Any], bool, BaseException | None]:
     """The values up to the first that cannot be rebuilt, whether all are plain, and that one's error."""
+    values: list[Any] = []
+    all_plain = True
+    for blob in blobs:
+        more, plain, problem = _rebuilt(blob)
+        values += more
+        all_plain &= plain
+        if problem is not None:
+            return values, False, problem
+    return values, all_plain, None
+
+
+def _rebuilt(blob: bytes) -> tuple[list[Any], bool, BaseException | None]:
+    """`_unpacked`, of one blob."""
     values, flags, _ = codec.load_values(blob)
     if flags is None:
         return values, True, None
@@ -193,7 +206,7 @@ class RunStream(_Stream):
                 return None
             if isinstance(received, SpanEnd):
                 position, outcomes = received.position, outcomes_of(received)
-                known = size = _size_of(None if received.report is None else received.report.value, len(outcomes))
+                known = size = _size_of(() if received.report is None else (received.report.value or b"",), len(outcomes))
             else:
                 position, outcomes, known, size = received[0].position, [received[1]], 0, _UNKNOWN_BYTES
             self._received += len(outcomes)

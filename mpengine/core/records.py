@@ -69,7 +69,8 @@ class SpanEnd:
 
     Attributes:
         jobs: The jobs that the calls are; None: they are a map's.
-        report: What their worker told; its `value` holds all their values, pickled. None: they did not run.
+        report: What their worker told; its `value` holds all their values, pickled; of a map it is a list of such. None:
+            they did not run.
         skipped: The values in there that come before theirs.
         accepted_at: When they were taken in.
     """

@@ -1,6 +1,8 @@
 """From a worker's log to events: users' values and errors are unpickled here, one by one. Dispatcher thread only.
 
 The values of a map are passed on as bytes: the iterator that hands them out unpickles them, in its consumer's thread.
+All that are read at once are one report: they are logged every 100 us, and to pass on each by itself would cost the
+consumer's thread a turn for each.
 """
 
 from __future__ import annotations
@@ -89,7 +91,7 @@ class Collector:
                     batch = record.batch
                 if kind == wire.GAVE_BACK:
                     events.append(ev.GaveBack(worker, batch, record.index))
-                else:
+                elif not (kind == wire.VALUES and reports and self._joined(reports[-1], record)):
                     reports.append(self._report(record, pid))
         except BadFrame as error:
             problem = f"it wrote rubbish into its log ({error})"
@@ -100,6 +102,19 @@ class Collector:
         if passed:
             events.append(ev.Passed(passed))
         return events, about, problem
+
+    def _joined(self, report: Report, record: LogRecord) -> bool:
+        """Add further values of a map to those just read. False: they are not that, or their time is unknown."""
+        if report.error is not None or not report.duration or not record.duration or self._is_of_jobs(record):
+            return False
+        report.value.append(record.blob)
+        report.count += record.count
+        report.duration += record.duration
+        return True
+
+    def _is_of_jobs(self, record: LogRecord) -> bool:
+        batch = self._batch_of(record.batch)
+        return batch is None or batch.span is None or batch.span.jobs is not None
 
     def unlogged(self, worker: int, log: LogReader) -> ev.Reported | None:
         """Of a dead worker whose log was taken in: jobs of a span that had finished, and whose values are not in it."""
@@ -127,7 +142,7 @@ class Collector:
         elif record.kind == wire.VALUE:
             self._load(report, record, pid)
         elif record.kind == wire.VALUES:
-            report.value = record.blob
+            report.value = record.blob if self._is_of_jobs(record) else [record.blob]
         elif record.kind == wire.ERROR:
             report.error = unpack_error(record.blob, self._note(record, pid, "raised"))
         elif record.kind == wire.INTERRUPTED:

@@ -98,6 +98,28 @@ def test_reports_of_one_batch_are_one_event_in_order(log: Any) -> None:
     assert (about, problem) == ([], "")
 
 
+@pytest.mark.parametrize("of_jobs", [False, True])
+def test_values_of_a_map_that_are_read_at_once_are_one_report(log: Any, of_jobs: bool) -> None:
+    _, writer = log
+    fn = MappedFunction("echo", b"", star=False)
+    of = [Job(jobs.echo)] * 20 if of_jobs else None
+    span = Span(None, fn, b"", position=0, first=0, stop=20, jobs=of)  # type: ignore[arg-type]
+    # One was flushed: its time is unknown.
+    for index, duration in ((0, 1e-4), (2, 2e-4), (4, 3e-4), (6, 0.0), (8, 1e-4)):
+        writer.commit(wire.VALUES, b"ab%d" % index, batch=1, index=index, count=2, duration=duration)
+    writer.commit(wire.ERROR, pack_error(ValueError(), None), batch=1, index=10)
+    writer.commit(wire.VALUES, b"cd", batch=1, index=11, count=2, duration=1e-4)
+    (event,), _, problem = collect(log, Batch(1, span=span, now=0.0))
+    assert not problem
+    ends = [(report.index, report.count) for report in event.reports]
+    if of_jobs:
+        assert ends == [(0, 2), (2, 2), (4, 2), (6, 2), (8, 2), (10, 1), (11, 2)]
+        return
+    assert ends == [(0, 6), (6, 2), (8, 2), (10, 1), (11, 2)]
+    assert event.reports[0].value == [b"ab0", b"ab2", b"ab4"]
+    assert event.reports[0].duration == pytest.approx(6e-4)
+
+
 def test_giving_back_keeps_its_place_behind_the_reports(log: Any) -> None:
     _, writer = log
     writer.commit(wire.VALUE, codec.dumps(1), batch=1, index=0)
