@@ -18,7 +18,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BASELINE = Path(__file__).resolve().parent / "baseline.json"  # {Python's version: {subject: figure}}
 LIMIT = 1.30  # times what was accepted
-SLACK = {"system calls": 0.5}  # a job: where they are few, it is chance when somebody has to be woken
+SLACK = {
+    "system calls": 2.0
+}  # a job: 0.1 on a quiet machine; beside a busy one somebody has to be woken for one job in ten
 ATTEMPTS = 3
 ACCEPTED = 5  # runs of which the least is accepted: more than it is ever held against
 TIME_LIMIT_S = 60.0  # for one of the programs that measure; they take five seconds

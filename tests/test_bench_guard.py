@@ -33,8 +33,8 @@ def test_below_the_limit_nothing_is_lost(figure: float) -> None:
 
 
 def test_a_few_system_calls_more_are_chance() -> None:
-    assert guard.losses(BASELINE, {"submit: system calls": 0.5}) == []
-    assert guard.losses(BASELINE, {"submit: system calls": 0.7})
+    assert guard.losses(BASELINE, {"submit: system calls": 2.0}) == []
+    assert guard.losses(BASELINE, {"submit: system calls": 2.2})
 
 
 def test_what_was_never_accepted_is_held_against_nothing() -> None:
