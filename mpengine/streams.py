@@ -206,7 +206,9 @@ class RunStream(_Stream):
                 return None
             if isinstance(received, SpanEnd):
                 position, outcomes = received.position, outcomes_of(received)
-                known = size = _size_of(() if received.report is None else (received.report.value or b"",), len(outcomes))
+                known = size = _size_of(
+                    () if received.report is None else (received.report.value or b"",), len(outcomes)
+                )
             else:
                 position, outcomes, known, size = received[0].position, [received[1]], 0, _UNKNOWN_BYTES
             self._received += len(outcomes)

@@ -69,7 +69,7 @@ class SpanEnd:
 
     Attributes:
         jobs: The jobs that the calls are; None: they are a map's.
-        report: What their worker told; its `value` holds all their values, pickled; of a map it is a list of such. None:
+        report: What their worker told; its `value` holds all their values, pickled, of a map in a list of blobs. None:
             they did not run.
         skipped: The values in there that come before theirs.
         accepted_at: When they were taken in.
@@ -233,14 +233,16 @@ class Batch:
     """What one worker claims at once. See the module's text for `done` and `index`."""
 
     __slots__ = (
-        "check_at", "done", "heard_at", "index", "index_since", "interrupted", "kill_at", "killed", "lone",
+        "ahead", "check_at", "done", "heard_at", "index", "index_since", "interrupted", "kill_at", "killed", "lone",
         "records", "revoked_at", "sent_at", "seq", "size", "span", "worker",
     )  # fmt: skip
 
     def __init__(
-        self, seq: int, *, records: Sequence[Record] = (), span: Span | None = None, lone: bool = False, now: float
-    ) -> None:
+        self, seq: int, *, records: Sequence[Record] = (), span: Span | None = None, lone: bool = False,
+        ahead: bool = False, now: float,
+    ) -> None:  # fmt: skip
         self.seq = seq
+        self.ahead = ahead  # when it was sent, every worker had another
         self.lone = lone  # its job came by the short way, and its worker answers directly
         self.records = records
         self.span = span

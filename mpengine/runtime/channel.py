@@ -97,17 +97,22 @@ class LogReader(_Mapped):
         """What the running job said of its progress: done, total."""
         return self.doubles[wire.PROGRESS_DONE], self.doubles[wire.PROGRESS_TOTAL]
 
-    def unlogged(self) -> tuple[int, int, list[bytes]]:
-        """Of a dead worker: a batch, the first of its items whose value is not in the log but pending, those values."""
-        count, end = self.words[wire.PENDING] >> 32, self.words[wire.PENDING] & 0xFFFF_FFFF
+    def unlogged(self) -> tuple[int, int, list[tuple[int, bytes]]]:
+        """Of a dead worker: what is not in its log but pending.
+
+        Returns:
+            A batch; the item whose value is the first; how many values (0: one, pickled) there are in which bytes.
+        """
+        end = self.words[wire.PENDING]
         batch, index = wire.split_started(self.words[wire.PENDING_FIRST])
-        blobs: list[bytes] = []
+        segments: list[tuple[int, bytes]] = []
         at = 0
-        while len(blobs) < count and at + 4 <= end <= wire.PENDING_BYTES:
-            length = int.from_bytes(self.pending[at : at + 4], "little")
-            blobs.append(bytes(self.pending[at + 4 : at + 4 + length]))
-            at += 4 + length
-        return batch, index, blobs
+        while at + wire.SEGMENT.size <= end <= wire.PENDING_BYTES:
+            length, count = wire.SEGMENT.unpack_from(self.pending, at)
+            at += wire.SEGMENT.size
+            segments.append((count, bytes(self.pending[at : at + length])))
+            at += length
+        return batch, index, segments
 
     def records(self) -> Iterator[LogRecord]:
         """What was committed and not read yet. Raises BadFrame. Each record is given free as the next is asked for."""

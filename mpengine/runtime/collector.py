@@ -8,7 +8,7 @@ consumer's thread a turn for each.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from mpengine.core import events as ev
 from mpengine.core.records import Batch, Report
@@ -117,14 +117,28 @@ class Collector:
         return batch is None or batch.span is None or batch.span.jobs is not None
 
     def unlogged(self, worker: int, log: LogReader) -> ev.Reported | None:
-        """Of a dead worker whose log was taken in: jobs of a span that had finished, and whose values are not in it."""
-        seq, first, blobs = log.unlogged()
+        """Of a dead worker whose log was taken in: calls of a span that had finished, and are not in it."""
+        seq, first, segments = log.unlogged()
         batch = self._batch_of(seq)
-        if batch is None or batch.span is None or not first <= batch.done < min(first + len(blobs), batch.size):
+        if batch is None or batch.span is None or batch.done < first:
             return None
-        blobs = blobs[batch.done - first : batch.size - first]
-        value = codec.dump_values(blobs, bytearray(b"\1" * len(blobs)))
-        return ev.Reported(worker, seq, [Report(batch.done, value, count=len(blobs))])
+        values: list[Any] = []
+        flags = bytearray()
+        for count, blob in segments:
+            if count:
+                some, their_flags, _ = codec.load_values(blob)
+                values += some
+                flags += bytes(count) if their_flags is None else their_flags
+            else:
+                values.append(blob)
+                flags.append(1)
+        calls = slice(batch.done - first, batch.size - first)
+        values, flags = values[calls], flags[calls]
+        if not values:
+            return None
+        packed = codec.dump_values(values, flags)
+        report = Report(batch.done, packed if batch.span.jobs is not None else [packed], count=len(values))
+        return ev.Reported(worker, seq, [report])
 
     def _report(self, record: LogRecord, pid: int) -> Report:
         report = Report(

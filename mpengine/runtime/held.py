@@ -1,13 +1,12 @@
 """In a worker: values of a span that were computed and not logged yet.
 
-They are logged many at a time. Those of a map are nowhere else until then: after a crash their calls may run again.
-Those of jobs are also written, one by one, into the *pending* area of the worker's row, where the parent finds them
-after a death: a job that has finished is never run again.
+They are logged many at a time: each record costs the parent as much as a call of 10 us. Until then they lie in the
+*pending* area of the worker's row, where the parent finds them after a death: a job, or a call of some length, that has
+finished is never run again. Those of shorter calls get there in groups (see `running.GROUP_S`).
 """
 
 from __future__ import annotations
 
-import struct
 from array import array
 from collections.abc import Sequence
 
@@ -21,7 +20,7 @@ TYPE_CHECKING = False  # as typing has it, whose import takes a worker milliseco
 if TYPE_CHECKING:
     from typing import Any
 
-_LENGTH = struct.Struct("<I")
+_MOST_PENDING = 256  # values of one group: more are worth a record
 
 
 class Pickled(bytes):
@@ -31,8 +30,8 @@ class Pickled(bytes):
 class Held:
     """Values of the calls [index, index + len(values)) of a batch.
 
-    The signal handler may log them between any two steps of a map's loop, so adding is one append. `keep` is more than
-    that: it is called where the handler does nothing.
+    The signal handler may log them between any two steps of a map's loop, so adding is one append. `keep` and
+    `keep_all` are more than that: they are called where the handler does nothing.
 
     Args:
         names: The ids of the jobs that the calls are, or their numbers; None: they are a map's.
@@ -48,6 +47,8 @@ class Held:
         self.all_atoms = True
         self.block: list[Any] = []  # what the loop goes through: emptied, it ends after the call that runs
         self._log = log
+        self._since = monotonic()  # when the first of them was started, about
+        self._kept = 0  # so many of them are pending
         self._pending_end = 0
 
     def append_pickled(self, blob: bytes) -> None:
@@ -60,62 +61,83 @@ class Held:
         return self.index + len(self.values)
 
     def keep(self, blob: bytes, value: Any, *, is_atom: bool) -> None:
-        """Add the value of a job; when this returns it outlives the worker."""
-        self._write_pending(blob)
+        """Add a value; when this returns it outlives the worker."""
+        is_pending = self._write_pending(blob, 0)
         if is_atom:
             self.values.append(value)
         else:
             self.append_pickled(blob)
-        if not self._pending_end:
-            self.log(0.0)  # it did not fit
+        if is_pending:
+            self._kept += 1
+        else:
+            self.log()
 
-    def _write_pending(self, blob: bytes) -> None:
-        area, words = self._log.pending, self._log.words
-        at, size = self._pending_end, _LENGTH.size + len(blob)
-        if at + size > wire.PENDING_BYTES:
-            self.log(0.0)
-            at = 0
-            if size > wire.PENDING_BYTES:
-                return
-        start = at + _LENGTH.size
-        _LENGTH.pack_into(area, at, len(blob))
-        area[start : start + len(blob)] = blob
-        if not at:
-            words[wire.PENDING_FIRST] = wire.started_word(self.batch, self.next_index())
-        self._pending_end = at + size
-        words[wire.PENDING] = (len(self.values) + 1) << 32 | self._pending_end  # last: from here on it counts
-
-    def log(self, seconds: float, peak_memory: int = 0) -> None:
-        """Commit what is held; it took so many seconds, 0: unknown."""
-        values = self.values
-        count = len(values)
+    def keep_all(self) -> None:
+        """When this returns, all values outlive the worker."""
+        count = len(self.values) - self._kept
         if not count:
             return
-        times, started_at = None, 0.0
+        if count > _MOST_PENDING or not self._write_pending(self._packed(self._kept), count):
+            self.log()
+        else:
+            self._kept += count
+
+    def _write_pending(self, blob: bytes, count: int) -> bool:
+        """Add a segment to the pending area; False: it has no room for it."""
+        area, words, at = self._log.pending, self._log.words, self._pending_end
+        start = at + wire.SEGMENT.size
+        end = start + len(blob)
+        if end > wire.PENDING_BYTES:
+            return False
+        wire.SEGMENT.pack_into(area, at, len(blob), count)
+        area[start:end] = blob
+        if not at:
+            words[wire.PENDING_FIRST] = wire.started_word(self.batch, self.index)
+        self._pending_end = end
+        words[wire.PENDING] = end  # last: from here on it counts
+        return True
+
+    def _packed(self, start: int = 0, times: bytes | None = None) -> bytes:
+        values = self.values[start:] if start else self.values
+        if self.all_atoms:
+            return codec.dump_values(values, None, times)
+        flags = bytearray(type(value) is Pickled for value in values)
+        return codec.dump_values([bytes(v) if type(v) is Pickled else v for v in values], flags, times)
+
+    def log(self, *, in_call: bool = False) -> None:
+        """Commit what is held.
+
+        Args:
+            in_call: A call is running. So how long the others took is not known.
+        """
+        count = len(self.values)
+        if not count:
+            return
+        times, started_at, seconds = None, 0.0, 0.0
         if self.names is not None:
             started_at = self.times[0]
             ended_at = self.times[count] if len(self.times) > count else monotonic()
             times = array("d", [*self.times[:count], ended_at]).tobytes()
             seconds = ended_at - started_at
-        flags = None
-        packed = values
-        if not self.all_atoms:
-            flags = bytearray(type(value) is Pickled for value in values)
-            packed = [bytes(v) if type(v) is Pickled else v for v in values]
-        blob = codec.dump_values(packed, flags, times)
+        elif not in_call:
+            seconds = monotonic() - self._since
+        blob = self._packed(times=times)
+        peak = self._log.words[wire.PEAK_MEMORY]
         try:
             self._log.commit(
                 wire.VALUES, blob, batch=self.batch, index=self.index, count=count, started_at=started_at,
-                duration=seconds, peak_memory=peak_memory,
+                duration=seconds, peak_memory=peak,
             )  # fmt: skip
         except OSError as error:
             error.add_note(f"{count} results of {len(blob)} bytes could not be handed over")
             blob = pack_error(error, None)
             for index in range(self.index, self.index + count):
                 self._log.commit(wire.ERROR, blob, batch=self.batch, index=index)
+        self._log.words[wire.PENDING] = 0  # after the commit: what is told twice is told once
+        self._pending_end = 0
+        self._kept = 0
         if self.names is not None:
-            self._log.words[wire.PENDING] = 0  # after the commit: what is told twice is told once
-            self._pending_end = 0
             del self.times[:count]
         self.index += count
-        values.clear()
+        self.values.clear()
+        self._since = monotonic()

@@ -32,8 +32,9 @@ TYPE_CHECKING = False  # as typing has it, whose import takes a worker milliseco
 if TYPE_CHECKING:
     from typing import Any
 
-RING_S = 0.001  # results wait at most this long for the bell while jobs keep ending
-GROUP_S = 0.0001  # calls of a map whose values are logged together: what a crash may cause to run again
+RING_S = 0.001  # results wait at most this long for the log, and the bell, while jobs keep ending
+GROUP_S = 0.0001  # of short calls of a map, whose values are made safe together: what a crash may cause to run again
+SHORT_S = 0.00003  # shorter calls of a map go in such groups; to make safe each by itself would cost them too much
 MAX_GROUP = 1024
 FUNCTIONS = 16  # mapped functions kept unpickled
 _OUR_FILES = (__file__, run_plain.__code__.co_filename)
@@ -70,7 +71,7 @@ class Runner:
         self._current: tuple[str | int, int, float | None] | None = None
         self._functions: dict[int, Any] = {}
         self._packed: dict[bytes, Any] = {}  # functions of lone calls, by their pickles
-        self._groups: dict[int, int] = {}  # of those: how many calls make a group
+        self._groups: dict[int, tuple[int, bool]] = {}  # of mapped functions: calls in a group, whether they are short
         self._held: Held | None = None
         self._progress_shown = False
 
@@ -114,7 +115,7 @@ class Runner:
             raise JobInterrupt("the job's time is over, or it was cancelled")
         if self._held is not None and self._words[wire.FLUSH] == self._held.batch:
             self._armed = False
-            self._held.log(0.0)
+            self._held.log(in_call=True)
             self._held.block.clear()  # the calls have become slow: the next group is to be smaller
             self._ring()
             self._armed = True
@@ -234,7 +235,7 @@ class Runner:
     # ---- calls of one function --------------------------------------------------------------------------------------
 
     def run_span(self, seq: int, body: memoryview) -> None:
-        """Run calls of one function: their values are logged in groups of at most about `GROUP_S` of work."""
+        """Run calls of one function, in groups; their values are logged when it is time to ring."""
         (key, offset, length, first, stop, position, star, names), payload = wire.split_body(body)
         held = self._held = Held(self._log, seq, position, names)
         self._clear_progress()
@@ -243,24 +244,27 @@ class Runner:
             fn, values, flags = self._load_span(key, offset, length, payload)
             count = stop - first
             index = 0
-            group = self._groups.get(key, 1)
+            group, short = self._groups.get(key, (1, True))
             while index < count:
                 if self.leaving:
+                    held.log()
                     self._give_back(seq, index)
                     return
                 most = group if self._tasks_left is None else min(group, self._tasks_left)
                 before = index
                 started_at = monotonic()
                 index, revoked, error = self._run_group(
-                    fn, values, flags, first, index, min(count, index + most), star, seq
+                    fn, values, flags, first, index, min(count, index + most), star, seq, short
                 )
                 ended_at = monotonic()
                 done = index - before
                 if names is not None:
                     self._look_at_peak(ended_at - started_at)
-                held.log(ended_at - started_at, self._peak)
                 self._clear_progress()
-                if error is not None:
+                if error is None:
+                    held.keep_all()
+                else:
+                    held.log()
                     kind, blob = self._failed(error)
                     if held.times:
                         started_at = held.times.pop()
@@ -272,32 +276,34 @@ class Runner:
                     done += 1
                     held.index = index
                     del error
-                if index == count or before == 0 or ended_at - self._last_ring > RING_S:
-                    self._ring()
                 self._count(done)
                 if revoked:
+                    held.log()
                     self._give_back(seq, index)
                     return
-                seconds = ended_at - started_at
-                if seconds > GROUP_S:
-                    group = max(1, int(done * GROUP_S / seconds))
-                elif seconds < GROUP_S / 2 and done >= group:
-                    group = min(MAX_GROUP, group * 2)
-                self._groups[key] = group
+                if index == count or ended_at - self._last_ring > RING_S:
+                    held.log()
+                    self._ring()
+                seconds = max(1e-9, (ended_at - started_at) / max(1, done))  # a call
+                short = seconds < SHORT_S
+                bound = GROUP_S if short and names is None else RING_S
+                group = max(1, min(MAX_GROUP, 2 * group, int(bound / seconds)))
+                self._groups[key] = (group, short)
         finally:
             self._held = None
 
     def _run_group(
-        self, fn: Any, values: list[Any], flags: bytes | None, first: int, index: int, stop: int, star: bool, seq: int
-    ) -> tuple[int, bool, BaseException | None]:
+        self, fn: Any, values: list[Any], flags: bytes | None, first: int, index: int, stop: int, star: bool, seq: int,
+        short: bool,
+    ) -> tuple[int, bool, BaseException | None]:  # fmt: skip
         """Run calls [index, stop). Returns (the first call that gave no value, revoked?, that call's error)."""
         held = self._held
         assert held is not None
         try:
             try:
                 self._armed = True
-                if held.names is not None:
-                    revoked = self._run_strictly(fn, values, flags, first, index, stop, seq)
+                if held.names is not None or not short:
+                    revoked = self._run_strictly(fn, values, flags, first, index, stop, star, seq)
                 elif flags is None and not star:
                     revoked = run_plain(fn, values[first + index : first + stop], index, seq, self._log, held)
                 else:
@@ -315,23 +321,25 @@ class Runner:
         return held.next_index(), revoked, None
 
     def _run_strictly(
-        self, fn: Any, values: list[Any], flags: bytes | None, first: int, index: int, stop: int, seq: int
+        self, fn: Any, values: list[Any], flags: bytes | None, first: int, index: int, stop: int, star: bool, seq: int
     ) -> bool:
-        """As `loops.run_each`, for calls that are jobs: each value is safe, its time known, before the next starts."""
+        """As `loops.run_each`; each value is safe before the next call starts. Of jobs, their times are noted."""
         words, held, loads, atoms = self._words, self._held, codec.loads, codec.ATOMS
         assert held is not None
+        is_timed = held.names is not None
         base = wire.started_word(seq, 0)
         held.block = list(range(index, stop))
         for at in held.block:
             words[wire.STARTED] = base + at
             if words[wire.REVOKED] == seq:
                 return True
-            held.times.append(monotonic())
+            if is_timed:
+                held.times.append(monotonic())
             self._armed = True
             value = values[first + at]
             if flags is not None and flags[first + at]:
                 value = loads(value)
-            value = fn(*value)
+            value = fn(*value) if star else fn(value)
             is_atom = type(value) in atoms
             blob = codec.dump_atom(value) if is_atom else codec.dump_result(value)
             self._armed = False  # the handler must not log while this is half done

@@ -42,7 +42,7 @@ STARTED_AT = 5  # a double: monotonic seconds
 COMMITTED = 6  # bytes of log written, ever
 PEAK_MEMORY = 7  # bytes
 PROGRESS_DONE, PROGRESS_TOTAL = 8, 9  # doubles
-PENDING = 10  # of jobs of a span: values that lie in the pending area << 32 | bytes of it in use
+PENDING = 10  # bytes of the pending area that are in use: values of a span that are not in the log yet
 PENDING_FIRST = 11  # a started word: whose value is the first of those
 PARENT_WORDS = 16
 CONSUMED = 16  # bytes of log read, ever
@@ -51,8 +51,9 @@ INTERRUPT = 18  # a started word: break this item off
 FLUSH = 19  # a batch: log the values held back
 
 ROW_BYTES = 4096
-PENDING_AT = 512  # within the row: each value is a length u32 and its pickle
+PENDING_AT = 512  # within the row: the pending area, of segments one after another
 PENDING_BYTES = ROW_BYTES - PENDING_AT
+SEGMENT = struct.Struct("<II")  # bytes, values; behind it `codec.dump_values`, or, with 0 values, one pickled value
 LOG_BYTES = 1 << 20
 BULK_BASE = ROW_BYTES + LOG_BYTES  # blobs too large for the log lie in the file behind it
 

@@ -140,15 +140,19 @@ def test_a_value_that_cannot_be_unpickled_is_an_error_and_the_next_one_comes(log
     assert (good.value, good.error) == ("good", None)
 
 
+@pytest.mark.parametrize("of_jobs", [False, True])
 @pytest.mark.parametrize("done", range(5))
-def test_what_a_dead_worker_had_kept_and_not_logged(log: Any, done: int) -> None:
+def test_what_a_dead_worker_had_kept_and_not_logged(log: Any, done: int, of_jobs: bool) -> None:
     """Of that, what the books do not have yet."""
     reader, writer = log
-    held = Held(writer, 1, 0, ["a", "b", "c", "d"])
-    for index in range(4):
+    held = Held(writer, 1, 0, ["a", "b", "c", "d"] if of_jobs else None)
+    for index in range(3):
         held.times.append(float(index))
         held.keep(codec.dumps([index]), [index], is_atom=False)
-    batch = Batch(1, span=Span(None, None, b"", position=0, first=0, stop=4), now=0.0)  # type: ignore[arg-type]
+    held.append_pickled(codec.dumps([3]))
+    held.keep_all()
+    span = Span(None, None, b"", position=0, first=0, stop=4, jobs=[Job(jobs.echo)] * 4 if of_jobs else None)  # type: ignore[arg-type]
+    batch = Batch(1, span=span, now=0.0)
     batch.done = done
     event = Collector({1: batch}.get, lambda seq: None, NO_LANE).unlogged(7, reader)
     if done == 4:
@@ -156,7 +160,7 @@ def test_what_a_dead_worker_had_kept_and_not_logged(log: Any, done: int) -> None
     else:
         assert event is not None
         (report,) = event.reports
-        values, flags, times = codec.load_values(report.value)
+        values, flags, times = codec.load_values(report.value if of_jobs else report.value[0])
         assert (report.index, report.count, times) == (done, 4 - done, None)
         assert flags == bytes([1] * (4 - done))
         assert [codec.loads(value) for value in values] == [[index] for index in range(done, 4)]

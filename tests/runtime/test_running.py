@@ -370,9 +370,14 @@ def test_a_revocation_of_an_older_batch_is_nothing(bench: Bench) -> None:
 def safe(bench: Bench, told: list[Any]) -> list[Any]:
     """The values that the parent would have after a death now; `told` is what it has taken from the log before."""
     told += summary(bench.records())
-    batch, first, blobs = bench.reader.unlogged()
-    assert batch == BATCH or not blobs
-    return told + [(first + at, codec.loads(blob)) for at, blob in enumerate(blobs)]
+    batch, first, segments = bench.reader.unlogged()
+    assert batch == BATCH or not segments
+    values: list[Any] = []
+    for count, blob in segments:
+        some, flags, _ = codec.load_values(blob) if count else ([blob], b"\1", None)
+        assert len(some) == max(1, count)
+        values += [codec.loads(value) if flags and flags[at] else value for at, value in enumerate(some)]
+    return told + list(enumerate(values, first))
 
 
 @pytest.mark.parametrize("size", [1, 1000, 3000, 5000])
@@ -491,18 +496,46 @@ def test_an_interrupted_call_of_a_span_is_logged_after_those_before_it(bench: Be
     assert found == [(n, "interrupted" if n == at else n) for n in range(30)]
 
 
-def test_values_are_logged_singly_when_calls_are_slow(bench: Bench) -> None:
+@pytest.mark.parametrize("boxed", [False, True])
+@pytest.mark.parametrize(("seconds", "logged"), [(0.0002, False), (1.5 * running.RING_S, True)])
+def test_the_value_of_a_call_of_some_length_is_safe_before_the_next_starts(
+    bench: Bench, seconds: float, logged: bool, boxed: bool
+) -> None:
+    """And in the log, if it is as long as results may wait for that."""
+    told: list[Any] = []
     seen: list[int] = []
 
     def slow(n: int) -> None:
-        until = monotonic() + 0.0005
+        until = monotonic() + seconds
         while monotonic() < until:
             pass
-        seen.append(len(summary(bench.records())))
+        assert safe(bench, told)[:n] == [(at, [at] if boxed else at) for at in range(n)]
+        seen.append(n - len(told))
 
     jobs.hooks["now"] = slow
-    bench.run_span(jobs.call_hook, list(range(10)))
-    assert seen[-5:] == [1] * 5  # each was in the log before the next began
+    bench.run_span(jobs.call_hook_and_box if boxed else jobs.call_hook, list(range(20)))
+    assert (max(seen[5:]) == 0) == logged
+
+
+@pytest.mark.parametrize("boxed", [False, True])
+def test_values_of_short_calls_are_safe_group_by_group(
+    bench: Bench, boxed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "RING_S", 60.0)  # nothing is logged, unless there is no room for it
+    monkeypatch.setattr(running, "SHORT_S", 60.0)
+    monkeypatch.setattr(running, "MAX_GROUP", 16)
+    told: list[Any] = []
+    unsafe: list[int] = []
+
+    def look(n: int) -> None:
+        values = safe(bench, told)
+        assert values == [(at, [at] if boxed else at) for at in range(len(values))]
+        unsafe.append(n - len(values))
+
+    jobs.hooks["now"] = look
+    told += summary(bench.run_span(jobs.call_hook_and_box if boxed else jobs.call_hook, list(range(400))))
+    assert max(unsafe) < 16
+    assert [index for index, _ in told] == list(range(400))
 
 
 def test_an_error_record_can_always_be_read(bench: Bench) -> None:
