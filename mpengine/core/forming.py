@@ -9,8 +9,8 @@ from mpengine.core.records import Batch, Entry, Record, Span
 MAX_BYTES = 1 << 20  # of payloads in one batch; a job with a larger one travels alone
 
 
-# Nobody goes short for this little; a batch may always be as long, and one that is shorter is not sent ahead.
-SHORT_S = 0.001
+SHORT_S = 0.001  # of work: less is not sent ahead
+LEAST_S = 0.0005  # nobody goes short for this little: a batch may always be as long
 
 
 def form_batch(
@@ -21,7 +21,7 @@ def form_batch(
     `ahead`: every worker has a batch. Then only work of `SHORT_S` or more is sent: less is better gathered while the
     workers are busy, so that a stream of tiny jobs does not travel one by one.
 
-    A batch is guided by what waits: half of each worker's share of it, but `SHORT_S` at least and `TARGET_S` at most.
+    A batch is guided by what waits: half of each worker's share of it, but `LEAST_S` at least and `TARGET_S` at most.
     So batches get smaller towards the end, and all workers come to it at about the same time. A span is a batch, or is
     cut; records are collected. A function nothing is known about travels alone.
     """
@@ -34,14 +34,15 @@ def form_batch(
         return None
     share = backlog.calls // (2 * max(1, workers))
     if estimate is not None:
-        share = max(share, int(SHORT_S / max(estimate, 1e-9)))
+        share = max(share, int(LEAST_S / max(estimate, 1e-9)))
     if isinstance(entry, Span):
         most = min(share, pace.calls(entry.key))
         if entry.size > MAX_BYTES:
             most = min(most, MAX_BYTES * len(entry.jobs or ()) // entry.size)
         parts = max(1, round(len(entry) / max(1, most)))  # of about one length
-        return Batch(seq, span=backlog.pop_part(-(-len(entry) // parts)), now=now)
-    return Batch(seq, records=_collect(backlog, entry, pace, max(1, min(MAX_ITEMS, share))), now=now)
+        return Batch(seq, span=backlog.pop_part(-(-len(entry) // parts)), ahead=ahead, now=now)
+    records = _collect(backlog, entry, pace, max(1, min(MAX_ITEMS, share)))
+    return Batch(seq, records=records, ahead=ahead, now=now)
 
 
 def _collect(backlog: Backlog, entry: Entry | None, pace: Pace, most: int) -> list[Record]:

@@ -107,6 +107,23 @@ class Ledger:
                 wakeup = batch.check_at
         return wakeup
 
+    def slack(self, now: float) -> float:
+        """Seconds for which no worker runs out of work, as far as is known: half of what each has in the mean.
+
+        Until then nothing is lost if nobody hears of what ends. 0.0 if there is not a batch more than workers, or if a
+        worker was just asked for what it holds back.
+        """
+        batches, pace, workers = self.books.batches, self.books.pace, len(self.workers)
+        if len(batches) <= workers:
+            return 0.0
+        work = 0.0
+        for batch in batches.values():
+            if self._patrol.is_overdue(batch, now):
+                return 0.0
+            key = batch.records[0].key if batch.span is None else batch.span.key
+            work += (batch.size - batch.done) * (pace.seconds(key) or 0.0)
+        return work / (2 * max(1, workers))
+
     def story(self) -> str:
         """The last events, for bug reports."""
         return "; ".join(self._story)
@@ -274,7 +291,9 @@ class Ledger:
         is_news, batch.worker = batch.worker is None, event.worker
         if event.index != batch.index:
             batch.index = event.index
-            batch.index_since = now if event.since is None else event.since
+            # Of a span it is not told; but a worker that had nothing to do took this as soon as it was sent.
+            seen = batch.sent_at if event.index == 0 and not batch.ahead else now
+            batch.index_since = seen if event.since is None else event.since
         if is_news:
             self._patrol.claimed(batch, now)
         if batch.records and batch.done <= event.index < batch.size:

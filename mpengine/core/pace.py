@@ -5,7 +5,6 @@ The dispatcher thread writes, any thread may read: an estimate is one float in a
 
 from __future__ import annotations
 
-import math
 from types import FunctionType
 from typing import Any
 
@@ -16,13 +15,15 @@ MAX_ITEMS = 1 << 13  # bounds the memory a batch of free calls takes
 MAX_KEYS = 4096
 _LEAST_S = 1e-9
 
+_WEIGHT = 0.75  # of a new measurement, in the logarithm
+
 
 class Pace:
-    """Seconds a call, per function key: the geometric mean of the estimate before and each new measurement.
+    """Seconds a call, per function key: a geometric mean of the estimate before and each new measurement.
 
-    So a change by a factor of a thousand is known after five measurements, up or down, and one outlier, such as a
-    worker that did not get the processor for a while, matters little. It need not foresee the slowest call: what stands
-    behind that is given to others (`patrol`).
+    So a change by a factor of a thousand is known after three measurements, up or down, and an outlier, such as a
+    worker that did not get the processor for a while, is forgotten after as many. It need not foresee the slowest call:
+    what stands behind that is given to others (`patrol`).
     """
 
     def __init__(self) -> None:
@@ -34,7 +35,8 @@ class Pace:
         old = self._seconds.get(key)
         if old is None and len(self._seconds) >= MAX_KEYS:
             self._seconds.clear()  # estimates only: they come back with the next measurement
-        self._seconds[key] = sample if old is None else math.sqrt(max(old, _LEAST_S) * max(sample, _LEAST_S))
+        sample = max(sample, _LEAST_S)
+        self._seconds[key] = sample if old is None else old ** (1 - _WEIGHT) * sample**_WEIGHT
 
     def seconds(self, key: int) -> float | None:
         """The estimate for one call, or None if none was measured yet."""

@@ -109,6 +109,10 @@ class Patrol:
         if batch.seq in self._books.batches:
             self._plan(batch, now)
 
+    def is_overdue(self, batch: Batch, now: float) -> bool:
+        """Whether its worker holds back values that it has had for a while: its calls have become slow."""
+        return batch.span is not None and batch.done < batch.index < batch.size and now >= batch.heard_at + PATROL_S
+
     # ---- decisions -------------------------------------------------------------------------------------------------
 
     def _current(self, batch: Batch) -> int | None:
@@ -163,8 +167,7 @@ class Patrol:
         assert batch.worker is not None
         age = now - batch.index_since
         stuck = age >= STUCK_S
-        if batch.span is not None and index > batch.done and now >= batch.heard_at + PATROL_S:
-            # It holds back values that it has had for a while: its calls have become slow.
+        if self.is_overdue(batch, now):
             self._books.emit(do.Flush(batch.worker, batch.seq))
         if index + 1 >= batch.size:
             return

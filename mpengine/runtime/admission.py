@@ -52,7 +52,7 @@ class Admission:
             self.check_open()
             self._post_lane()
             self._lane.admitted += jobs
-            self._inbox.post(ev.Accepted(entries))
+            self._inbox.post_work(ev.Accepted(entries))
 
     def admit_one(self, record: Record, *, block: bool) -> int:
         """Let one job in, by the short way if that is open: then returns its batch, else 0. As `admit`."""
@@ -65,7 +65,7 @@ class Admission:
             seq = self._express.send(record, self._lane.admitted) if block else 0
             self._lane.admitted += 1
             if not seq:
-                self._inbox.post(ev.Accepted([record]))
+                self._inbox.post_work(ev.Accepted([record]))
             elif self._express.is_pressing(record.timeout):
                 self._inbox.wake()
             return seq
@@ -94,7 +94,7 @@ class Admission:
         if self._lane.calls:
             spans, jobs = self._lane.take()
             self._lane.admitted += jobs
-            self._inbox.post(ev.Accepted(spans))
+            self._inbox.post_work(ev.Accepted(spans))
 
     def check_open(self) -> None:
         """Raise EngineBroken or EngineClosed if nobody is let in."""

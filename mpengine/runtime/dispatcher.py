@@ -8,7 +8,8 @@ Rules:
 1. Only this thread touches the ledger, the outbox and the supervisor's handles. Others post.
 2. Before anything is decided about a worker's item, everything that worker has logged is taken in.
 3. It holds no reference to the engine, and none to what it has delivered: a dropped engine is collected.
-4. If it fails, by a bug of ours, everything that waits fails with it at once: nothing hangs.
+4. What has ended is delivered at the end of a turn: who waits for it needs the GIL, and would take it in the middle.
+5. If it fails, by a bug of ours, everything that waits fails with it at once: nothing hangs.
 """
 
 from __future__ import annotations
@@ -53,8 +54,10 @@ logger = logging.getLogger("mpengine")
 CANCELLED = "its future was cancelled"
 _DESCRIPTORS = 12  # of an engine and the resource tracker, workers aside
 _LATE = (do.Settle, do.Forget, do.Kill)  # of the actions: these can wait for the others
+_SHORTEST_NAP_S = 0.001  # epoll counts in milliseconds, and rounds up
 _POLL_FOREVER = -1
 _LIGHT_SLEEP_S = 0.005
+_NAP_S = 0.002  # while the workers have enough to do, their bells are answered no more often
 _LONGEST_POLL_S = 3600.0  # epoll refuses weeks
 
 Posted = ev.Event | WorkerHandle | WorkerStartError | ShutdownRequest | Callable[[], None]
@@ -100,6 +103,7 @@ class Dispatcher:
         self.lane.admit_call = self.admission.admit_call
         self._given_up: deque[tuple[Call, bool]] = deque()
         self._events: deque[ev.Event] = deque()
+        self._ended: deque[do.Settle | do.EndCalls] = deque()  # and not delivered
         self._telling = False
         self._stopping: Stopping | None = None
         self._joiners: list[threading.Event] = []
@@ -208,13 +212,13 @@ class Dispatcher:
             self.observers.emit(EngineState("open", monotonic()))
             while self.report is None:
                 self._turn()
-        except BaseException as error:  # our bug: see rule 4
+        except BaseException as error:  # our bug: see rule 5
             self._fail(error)
         finally:
             self._end()
 
     def _turn(self) -> None:
-        idle = self._inbox.may_sleep() and not self.lane.calls  # before the look at who waits: who comes later, wakes
+        idle = self._may_sleep()  # before the look at who waits: who comes later, wakes
         light = self._may_sleep_lightly()
         if not idle or ((self._express or self.workforce.left) and not light):
             sleep_s = 0.0
@@ -227,6 +231,8 @@ class Dispatcher:
             self._called = bool(self._light_epoll.poll(_LIGHT_SLEEP_S if sleep_s < 0 else min(sleep_s, _LIGHT_SLEEP_S)))
             self._express.unhurried = False
             sleep_s = 0.0
+        elif sleep_s:
+            sleep_s = self._nap(sleep_s)
         ready = [fd for fd, _ in self._epoll.poll(sleep_s)]
         self._inbox.awake()
         if self._inbox.wake_fd in ready:
@@ -241,14 +247,30 @@ class Dispatcher:
         self._take_lane()
         if self.workforce.first_alone and self.books.open > 1:
             self.workforce.replenish()
-        self._wake_at = self._next_wakeup()
-        if self._stopping is not None or (self._wake_at is not None and self._wake_at <= monotonic()):
+        due = self._next_wakeup()
+        if self._stopping is not None or (due is not None and due <= monotonic()):
             self._time_has_come(monotonic())
-            self._wake_at = self._next_wakeup()
+        self._deliver()
+        self._wake_at = self._next_wakeup()
         if not self.books.open and self._has_taken_all():
             while self._joiners:
                 self._joiners.pop().set()
         self.admission.jobs_moved_on()
+
+    def _nap(self, sleep_s: float) -> float:
+        """Do not answer the bells for a while, if the workers have enough to do; returns what is left of the time."""
+        now = monotonic()
+        nap_s = min(_NAP_S, self._ledger.slack(now))
+        if nap_s < _SHORTEST_NAP_S:
+            return sleep_s
+        self._inbox.nap()
+        if self._light_epoll.poll(nap_s if sleep_s < 0 else min(sleep_s, nap_s)) or not self._may_sleep():
+            return 0.0
+        return sleep_s if sleep_s < 0 else max(0.0, sleep_s - (monotonic() - now))
+
+    def _may_sleep(self) -> bool:
+        """Whether there is nothing to take. From now on, whoever brings something wakes this thread."""
+        return self._inbox.may_sleep() and not self.lane.calls
 
     def _has_taken_all(self) -> bool:
         return not self._inbox and not self._express and not self.lane.calls
@@ -392,10 +414,7 @@ class Dispatcher:
         if jobs is not None:
             self.ids.release_calls(jobs)
         if action.wanted:
-            try:
-                action.sink.ended(action.part)
-            except Exception:
-                logger.exception("delivering the outcomes of %d calls failed", action.part.count)
+            self._ended.append(action)
 
     def _retract(self, action: do.Retract) -> None:
         batches = self._outbox.retract()
@@ -429,10 +448,20 @@ class Dispatcher:
         if self.observers:
             self.observers.finished(record, outcome, monotonic())
         self.ids.release(record)
-        try:
-            record.sink.settle(record, outcome)
-        except Exception:
-            logger.exception("delivering the outcome of job %r failed", record.job.id)
+        self._ended.append(action)
+
+    def _deliver(self) -> None:
+        """Tell the owners what has ended. Their callbacks run here, and may be the end of more."""
+        while self._ended:
+            action = self._ended.popleft()
+            try:
+                if isinstance(action, do.Settle):
+                    action.record.sink.settle(action.record, action.outcome)
+                else:
+                    action.sink.ended(action.part)
+            except Exception:
+                count = 1 if isinstance(action, do.Settle) else action.part.count
+                logger.exception("delivering the outcomes of %d jobs failed", count)
 
     # ---- the end -----------------------------------------------------------------------------------------------------
 
@@ -475,6 +504,7 @@ class Dispatcher:
         self._events.clear()
         self._stopping = None
         self._break("a bug of the engine", bug)
+        self._deliver()
         for handle in self.supervisor.alive():
             self.supervisor.bury(handle)
         self.report = self.interim_report()

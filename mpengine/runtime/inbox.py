@@ -14,7 +14,8 @@ class Inbox:
     """Many threads post, one takes. `wake_fd` becomes readable when there is something while the reader sleeps.
 
     Attributes:
-        is_asleep: Whether the reader sleeps, or is about to.
+        is_asleep: Whether the reader sleeps, or is about to. Not in a nap: then whoever has only work for it need not
+            wake it.
     """
 
     def __init__(self) -> None:
@@ -26,6 +27,7 @@ class Inbox:
         self._pid = os.getpid()
         self._items: deque[Any] = deque()
         self.is_asleep = False
+        self._naps = False
 
     def post(self, item: Any) -> None:
         """Leave something and wake the reader. Never blocks, takes no lock: finalizers may call it."""
@@ -34,10 +36,16 @@ class Inbox:
         self._items.append(item)
         self.wake()
 
+    def post_work(self, item: Any) -> None:
+        """As `post`, for what has time until the reader's nap is over."""
+        self._items.append(item)
+        if self.is_asleep:
+            self.wake()
+
     def wake(self) -> None:
         """Wake the reader, if it sleeps: there is something for it, here or elsewhere."""
-        if self.is_asleep and self._pid == os.getpid():
-            self.is_asleep = False  # the next to post need not wake it again
+        if (self.is_asleep or self._naps) and self._pid == os.getpid():
+            self.is_asleep = self._naps = False  # the next to post need not wake it again
             try:
                 os.write(self._write_fd, b"\0")
             except OSError:
@@ -52,9 +60,14 @@ class Inbox:
         self.is_asleep = True
         return not self._items
 
+    def nap(self) -> None:
+        """After `may_sleep`: the reader is about to sleep for a moment in which there is work enough."""
+        self._naps = True  # before the other: who posts in between must see one of them
+        self.is_asleep = False
+
     def awake(self) -> None:
         """The reader is awake, for whatever reason."""
-        self.is_asleep = False
+        self.is_asleep = self._naps = False
 
     def clear_wake(self) -> None:
         """The descriptor was readable."""

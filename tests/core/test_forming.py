@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from mpengine.core.backlog import Backlog
-from mpengine.core.forming import MAX_BYTES, SHORT_S, form_batch
+from mpengine.core.forming import LEAST_S, MAX_BYTES, SHORT_S, form_batch
 from mpengine.core.pace import MAX_ITEMS, TARGET_S, Pace
 from mpengine.core.records import Batch, Record, Span
 from tests.core.makers import KEY, make_record, make_span
@@ -68,9 +68,9 @@ def test_a_batch_is_at_most_half_of_a_fair_share() -> None:
 
 
 def test_of_tiny_jobs_nobody_goes_short() -> None:
-    """A millisecond of work is not worth sharing."""
+    """Half a millisecond of work is not worth sharing."""
     backlog = backlog_of(*many(100))
-    assert sizes(backlog, pace_of(SHORT_S / 1000), workers=8) == [100]
+    assert sizes(backlog, pace_of(LEAST_S / 1000), workers=8) == [100]
 
 
 def test_a_batch_of_free_jobs_is_bounded() -> None:
@@ -116,7 +116,7 @@ def test_a_span_is_one_batch_and_ends_one_of_jobs() -> None:
 
 
 def test_a_span_that_is_more_than_a_share_is_cut_into_parts_of_one_length() -> None:
-    pace = pace_of(SHORT_S / 10)
+    pace = pace_of(LEAST_S / 10)
     span = make_span(100)
     backlog = backlog_of(span)
     parts = []

@@ -21,16 +21,16 @@ from mpengine.core import actions as do
 from mpengine.core import events as ev
 from mpengine.core.ledger import Ledger
 from mpengine.core.records import SpanEnd
-from mpengine.runtime.dispatcher import Dispatcher
+from mpengine.runtime.dispatcher import _NAP_S, _SHORTEST_NAP_S, Dispatcher
 from mpengine.runtime.outbox import MappedFunction
-from mpengine.runtime.running import GROUP_S, MAX_GROUP, RING_S
+from mpengine.runtime.running import GROUP_S, MAX_GROUP, RING_S, SHORT_S
 from mpengine.testing.fake_clock import FakeClock
 from mpengine.testing.fake_workers import FakeWorker, FakeWorkers, Step
 from mpengine.wire import codec
 from tests.core.makers import KEY, STOP_GRACE_S
 
 CLAIM_S = 30e-6  # a worker takes a batch and unpickles it
-LOG_S = 1e-6  # ... logs a group of values
+LOG_S = 1e-6  # ... makes a group of values safe
 BELL_S = 50e-6  # from a worker's bell until the parent has read its log
 WAKE_S = 50e-6  # from a batch in the queue until an idle worker has it
 DRAW_S = 50e-6  # a lot is drawn, pickled and put
@@ -57,6 +57,7 @@ class Timeline:
         self.fleet = FakeWorkers(self.ledger, self.clock, spy=self._spy)
         self._events: list[tuple[float, int, Callable[[float], None]]] = []
         self._ties = itertools.count()
+        self._nap_until = 0.0
         self._crew = [Crewman(self, self.fleet.start_worker()) for _ in range(workers)]
         monkeypatch.setattr(drawing, "monotonic", self.clock)
 
@@ -74,7 +75,7 @@ class Timeline:
 
         def ended(part: SpanEnd) -> None:
             assert part.report is not None
-            part.report.value = codec.dump_values(list(part.report.value), None)
+            part.report.value = [codec.dump_values(list(part.report.value), None)]
             put(part)
 
         def receive(timeout: float | None) -> Any:
@@ -94,6 +95,7 @@ class Timeline:
     def admit(self, entries: list[Any]) -> None:
         self.clock.advance(DRAW_S)
         self.fleet.tell(ev.Accepted(entries))
+        self._nap()
         self._start_idle(self.clock())
         while self._events and self._events[0][0] <= self.clock():  # the parent's other thread does not wait for this
             self.step()
@@ -110,6 +112,7 @@ class Timeline:
         if due is not None and (not self._events or due <= self._events[0][0]):
             self.clock.advance_to(due)
             self.fleet.wake()
+            self._nap()
         elif self._events:
             when, _, do_it = heapq.heappop(self._events)
             self.clock.advance_to(when)
@@ -120,7 +123,16 @@ class Timeline:
         return True
 
     def ring(self, worker: FakeWorker, now: float) -> None:
-        self.at(now + BELL_S, lambda now: self.fleet.collect(worker))
+        self.at(max(now, self._nap_until) + BELL_S, lambda _: self._answer(worker))
+
+    def _answer(self, worker: FakeWorker) -> None:
+        self.fleet.collect(worker)
+        self._nap()
+
+    def _nap(self) -> None:
+        """As `Dispatcher._turn`."""
+        nap_s = min(_NAP_S, self.ledger.slack(self.clock()))
+        self._nap_until = self.clock() + nap_s if nap_s >= _SHORTEST_NAP_S else 0.0
 
     def _start_idle(self, now: float) -> None:
         for _, man in zip(self.fleet.queue, [man for man in self._crew if man.waits], strict=False):
@@ -132,6 +144,7 @@ class Timeline:
             if isinstance(action, do.Flush):
                 man = self._crew[action.worker - 1]
                 man.group_left = 1
+                self._nap_until = 0.0  # the parent is awake, and stays so for the answer
                 self.ring(man.worker, self.clock())
 
 
@@ -141,12 +154,12 @@ class Crewman:
     def __init__(self, timeline: Timeline, worker: FakeWorker) -> None:
         self.worker = worker
         self.waits = True
-        self.group = 1  # calls whose values are logged together
+        self.group = 1  # calls, after which it looks at the time
         self.group_left = 1  # ... until the next time
         self._timeline = timeline
-        self._since = 0.0  # when the group was begun
+        self._began = 0.0  # the group
+        self._since = 0.0  # ... the first whose values are not logged
         self._last_ring = 0.0
-        self._is_first = True
 
     def go_on(self, now: float) -> None:
         """Go on until something takes time."""
@@ -158,8 +171,8 @@ class Crewman:
                 if worker.at is Step.IDLE:
                     self.waits = True
                     return
-                self._is_first = True
                 now += CLAIM_S
+                self._since = now
                 self._begin_group(now)
                 timeline.at(now, self.go_on)
                 return
@@ -184,7 +197,7 @@ class Crewman:
 
     def _begin_group(self, now: float) -> None:
         self.group_left = self.group
-        self._since = now
+        self._began = now
 
     def _end_call(self, now: float) -> float:
         worker = self.worker
@@ -195,18 +208,15 @@ class Crewman:
         self.group_left -= 1
         if self.group_left > 0 and worker.at is not Step.LEAVING:
             return now
-        seconds = now - self._since
-        if worker.at is not Step.LEAVING:
-            worker.log_held(max(1e-9, seconds))
-            if self._is_first or now - self._last_ring > RING_S:
-                self._ring(now)
-        self._is_first = False
         if worker.at is Step.LEAVING:
             return now
-        if seconds > GROUP_S:
-            self.group = max(1, int(self.group * GROUP_S / seconds))
-        elif seconds < GROUP_S / 2:
-            self.group = min(MAX_GROUP, self.group * 2)
+        if now - self._last_ring > RING_S:
+            worker.log_held(max(1e-9, now - self._since))
+            self._since = now
+            self._ring(now)
+        seconds = max(1e-9, (now - self._began) / (self.group - self.group_left))
+        bound = GROUP_S if seconds < SHORT_S else RING_S
+        self.group = max(1, min(MAX_GROUP, 2 * self.group, int(bound / seconds)))
         now += LOG_S
         self._begin_group(now)
         return now
