@@ -13,7 +13,7 @@ from typing import Any
 
 from bench import limits, streams
 from bench.measurement import Answer, Measurement
-from bench.work import increment, spin
+from bench.work import busy, increment
 
 __all__ = ["IMPORTS", "KINDS", "Measurement"]
 
@@ -66,35 +66,35 @@ def round_trips(wanted: Measurement) -> Answer:
 
 def wall_time(wanted: Measurement) -> Answer:
     """Microseconds of wall time for each of n CPU-bound jobs of the same length."""
-    seconds, start_method = seconds_for(wanted, [wanted.turns] * wanted.n)
+    seconds, start_method = seconds_for(wanted, [wanted.seconds] * wanted.n)
     return {"wall per job": seconds / wanted.n * 1e6}, start_method
 
 
 def tail_first(wanted: Measurement) -> Answer:
     """Seconds of wall time for jobs of very different lengths, the longest of which comes first."""
-    seconds, start_method = seconds_for(wanted, [wanted.turns * LONGEST, *tail(wanted)])
+    seconds, start_method = seconds_for(wanted, [wanted.seconds * LONGEST, *tail(wanted)])
     return {"wall": seconds}, start_method
 
 
 def tail_last(wanted: Measurement) -> Answer:
     """The same, but for the longest one, which comes last."""
-    seconds, start_method = seconds_for(wanted, [*tail(wanted), wanted.turns * LONGEST])
+    seconds, start_method = seconds_for(wanted, [*tail(wanted), wanted.seconds * LONGEST])
     return {"wall": seconds}, start_method
 
 
-def tail(wanted: Measurement) -> list[int]:
-    """The same lengths in every run, about `turns` in the mean."""
+def tail(wanted: Measurement) -> list[float]:
+    """The same lengths in every run, about `seconds` in the mean."""
     source = random.Random(TAIL_SEED)
     mean = -(TAIL_SIGMA**2) / 2  # of the logarithm, so that the mean of what is drawn is one
-    return [max(1, round(wanted.turns * source.lognormvariate(mean, TAIL_SIGMA))) for _ in range(wanted.n - 1)]
+    return [wanted.seconds * source.lognormvariate(mean, TAIL_SIGMA) for _ in range(wanted.n - 1)]
 
 
-def seconds_for(wanted: Measurement, turns: list[int]) -> tuple[float, str]:
+def seconds_for(wanted: Measurement, lengths: list[float]) -> tuple[float, str]:
     """Wall time until the last of the jobs has its result, and the peer's start method."""
     with wanted.open() as peer:
         wanted.warm_up(peer)
         start = time.perf_counter()
-        for _ in peer.each(wanted.method, spin, turns):
+        for _ in peer.each(wanted.method, busy, lengths):
             pass
         return time.perf_counter() - start, peer.start_method
 

@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--chunk", type=int, help="chunk size of a tuned contender")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--start-method", help="default: the peer's own")
-    parser.add_argument("--turns", type=int, default=200_000, help="length of a CPU-bound job")
+    parser.add_argument("--seconds", type=float, default=0.001, help="CPU time of a job, where it is CPU-bound")
     parser.add_argument("--nice", type=int, default=0, help="added to the priority; negative needs privilege")
     asked = parser.parse_args()
     peer, _, method = asked.contender.removesuffix(TUNED).partition(".")
@@ -32,7 +32,7 @@ def main() -> None:
         parser.error("a tuned contender has a --chunk, and nobody else has")
     if asked.nice:
         os.nice(asked.nice)
-    wanted = Measurement(peer, method, asked.n, asked.workers, asked.start_method, asked.turns, asked.chunk)
+    wanted = Measurement(peer, method, asked.n, asked.workers, asked.start_method, asked.seconds, asked.chunk)
     metrics, start_method = KINDS[cases[asked.case].kind](wanted)
     print(json.dumps({"metrics": metrics, "start_method": start_method}))
 

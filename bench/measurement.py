@@ -17,7 +17,7 @@ class Measurement:
     n: int
     workers: int
     start_method: str | None
-    turns: int  # of `spin`, for the CPU-bound cases
+    seconds: float  # of a job, in the CPU-bound cases
     chunk: int | None  # of a contender that is tuned by hand
 
     def open(self) -> Peer:

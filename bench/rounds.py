@@ -17,7 +17,6 @@ from typing import Any
 from bench.case import Case
 from bench.peers import is_installed
 from bench.processes import SETTLE_S, adopt_orphans, below, end_all, wait_for
-from bench.work import turns_for
 
 ROOT = Path(__file__).resolve().parent.parent
 TUNED_FILE = Path(__file__).resolve().parent / "tuned.json"  # written by `python -m bench sweep`
@@ -44,13 +43,12 @@ def run_cases(cases: Sequence[Case], options: Options) -> Iterator[tuple[Case, d
     """Yields each case's answers by contender, as many times as there are rounds, the cases in turns."""
     adopt_orphans()
     chunks = tuned_chunks()
-    turns = {case.name: turns_for(case.seconds) if case.seconds else 0 for case in cases}
     for number in range(options.rounds):
         for case in cases:
             asked = [one for one in case.contenders if is_asked(case, one, number)]
             turned = number % len(asked)
             answers = {
-                one: measure(case, one, turns[case.name], options, chunks.get(case.name, {}).get(one))
+                one: measure(case, one, options, chunks.get(case.name, {}).get(one))
                 for one in asked[turned:] + asked[:turned]
             }
             yield case, {one: answers[one] for one in asked}
@@ -73,14 +71,16 @@ def tuned_chunks() -> dict[str, dict[str, int]]:
     return {case: {one: entry["chunk"] for one, entry in entries.items()} for case, entries in found.items()}
 
 
-def measure(case: Case, contender: str, turns: int, options: Options, chunk: int | None) -> Answer:
+def measure(case: Case, contender: str, options: Options, chunk: int | None) -> Answer:
     """One measurement. A contender that fails or hangs costs its own figure, and no other's."""
     n = case.contenders[contender]
     if case.scaled:
         n = max(min(n, FEWEST_JOBS), round(n * options.scale))
     answer: Answer = {"n": n} if chunk is None else {"n": n, "chunk": chunk}
     command = [sys.executable, "-m", "bench.measure", case.name, contender, str(n)]
-    command += ["--workers", str(options.workers), "--turns", str(turns), "--nice", str(options.nice)]
+    command += ["--workers", str(options.workers), "--nice", str(options.nice)]
+    if case.seconds:
+        command += ["--seconds", str(case.seconds)]
     if chunk is not None:
         command += ["--chunk", str(chunk)]
     if start_method := case.start_method or options.start_method:

@@ -28,7 +28,7 @@ def first_results(wanted: Measurement) -> Answer:
     with wanted.open() as peer:
         wanted.warm_up(peer)
         ended = 0.0
-        for end in peer.each(wanted.method, timed, [wanted.turns] * wanted.n):
+        for end in peer.each(wanted.method, timed, [wanted.seconds] * wanted.n):
             now = time.perf_counter()
             # In order, no result can come before those of all jobs in front of it.
             ended = max(ended, end) if ordered else end

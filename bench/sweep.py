@@ -17,7 +17,6 @@ from bench.cases import CASES
 from bench.peers import is_installed
 from bench.processes import adopt_orphans
 from bench.rounds import TUNED_FILE, Options, measure
-from bench.work import turns_for
 
 FACTOR = 4  # from one size to the next
 LARGEST = 65_536
@@ -43,11 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for case in CASES:
         if case.name in (asked.case or swept()):
             entries = found["cases"].setdefault(case.name, {})
-            turns = turns_for(case.seconds) if case.seconds else 0
             for contender in case.tuned:
                 if not is_installed(contender.partition(".")[0]):
                     continue
-                if figures := try_sizes(case, contender, turns, options):
+                if figures := try_sizes(case, contender, options):
                     entries[contender] = {"chunk": best(case, figures), "figures": figures}
                 failed = failed or not figures
     for case in CASES:
@@ -61,11 +59,11 @@ def swept() -> list[str]:
     return [case.name for case in CASES if case.tuned and case.name not in BORROWED]
 
 
-def try_sizes(case: Case, contender: str, turns: int, options: Options) -> dict[str, float]:
+def try_sizes(case: Case, contender: str, options: Options) -> dict[str, float]:
     """The median of the case's first metric at each size, but for those at which it failed."""
     figures = {}
     for size in sizes(case, contender, options):
-        answers = [measure(case, contender, turns, options, size) for _ in range(options.rounds)]
+        answers = [measure(case, contender, options, size) for _ in range(options.rounds)]
         if not any("error" in answer for answer in answers):
             metric = next(iter(case.metrics))
             figures[str(size)] = statistics.median(answer["metrics"][metric] for answer in answers)

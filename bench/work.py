@@ -11,16 +11,29 @@ def increment(x: int) -> int:
 
 
 def spin(turns: int) -> int:
-    """Keeps one CPU busy, and touches next to no memory, so that two of them do not slow each other down."""
+    """Keeps one CPU busy, and touches next to no memory."""
     state = 0
     for turn in range(turns):
         state = (state * 31 + turn) & 0xFFFF
     return state
 
 
-def timed(turns: int) -> float:
-    """Spins, and says when it ended, on the clock that all processes of a machine share."""
-    spin(turns)
+def busy(seconds: float) -> int:
+    """Takes so much CPU time, and touches next to no memory.
+
+    CPU time, not turns of a loop: those are up to a tenth faster or slower from process to process, by where code and
+    objects happen to lie, and that is not a peer's doing.
+    """
+    turns = 0
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        turns += 1
+    return turns
+
+
+def timed(seconds: float) -> float:
+    """As `busy`; says when it ended, on the clock that all processes of a machine share."""
+    busy(seconds)
     return time.perf_counter()
 
 
@@ -32,19 +45,3 @@ def apply_to_all(fn: Callable[[Any], Any], values: list[Any]) -> list[Any]:
 def warm_up(_: object) -> int:
     """A few milliseconds, before anything is measured."""
     return spin(100_000)
-
-
-def turns_for(seconds: float) -> int:
-    """How many turns of `spin` last about this long on this machine now.
-
-    All contenders of a run get the same number, so that its error falls on all alike.
-    """
-    turns = 200_000
-    fastest = min(seconds_for(turns) for _ in range(7))
-    return max(1, round(turns * seconds / fastest))
-
-
-def seconds_for(turns: int) -> float:
-    start = time.perf_counter()
-    spin(turns)
-    return time.perf_counter() - start
