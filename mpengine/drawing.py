@@ -35,12 +35,11 @@ from mpengine.wire import codec
 
 AHEAD_S = 0.060  # work to have drawn ahead, per worker: outlasts a consumer that thinks for a while
 LEAST_AHEAD = 4  # jobs drawn ahead per worker while nothing is known about them
-MOST_AHEAD = 1 << 16  # jobs under way: what bounds the memory of free jobs
 MOST_DRAWN = 1 << 20  # jobs drawn and not handed out
 AHEAD_BYTES = 64 << 20  # the same for large ones: their arguments, and their results until those are handed out
 GATHER_S = 0.001  # items are sent at least this often while they are drawn
 MOST_BYTES = 1 << 20  # of arguments sent at once
-BULK = 1024  # items of a list drawn at once, as long as they are plain values
+BULK = 4096  # items of a list drawn at once, as long as they are plain values
 LOT = 32  # items between two looks at the clock
 _FORGET = 0.9  # how much of a larger result remains with each that is smaller
 _QUANTUM_BITS = 3  # a full window is refilled by an eighth at least: one by one, each job would be a batch
@@ -60,6 +59,8 @@ class Source(ABC):
 
     The lock guards the sending and all counts; user code never runs under it.
 
+    `most_ahead` bounds the memory of free jobs under way.
+
     Args:
         sure: The input never blocks: `pull` draws. Else a thread of this source does.
         buffersize: Jobs drawn and not handed out, at most; None: the engine's own measure.
@@ -67,6 +68,8 @@ class Source(ABC):
     Attributes:
         early_bytes: Of results that the consumer has received before their turn; the consumer's to change.
     """
+
+    most_ahead: int
 
     def __init__(self, dispatcher: Dispatcher, items: Iterator[Any], *, sure: bool, buffersize: int | None) -> None:
         self.mailbox = Mailbox()
@@ -145,7 +148,7 @@ class Source(ABC):
         """How many jobs may be under way."""
         seconds = self._dispatcher.books.pace.seconds(self._key)
         ahead = 0 if seconds is None else int(AHEAD_S / max(seconds, 1e-9))
-        return min(MOST_AHEAD, self._most_drawn, self._dispatcher.supervisor.size * max(LEAST_AHEAD, ahead))
+        return min(self.most_ahead, self._most_drawn, self._dispatcher.supervisor.size * max(LEAST_AHEAD, ahead))
 
     def _room_for(self, window: int) -> int:
         """How many more may be drawn now."""
@@ -275,6 +278,8 @@ class CallSource(Source):
         items: One item per call; a tuple of arguments where `fn.star`.
     """
 
+    most_ahead = 1 << 18
+
     def __init__(
         self,
         dispatcher: Dispatcher,
@@ -306,12 +311,13 @@ class CallSource(Source):
                 self._items = _raising(error)
                 self._in_bulk = False
             new = gathered[known:]
-            kinds = set(map(type, new))
-            self._kinds |= kinds - NUMBERS
-            if not kinds <= codec.ATOMS or (not kinds <= NUMBERS and text_bytes(new) > MOST_BYTES):
-                self._in_bulk = False
-                self._items = itertools.chain(new, self._items)  # each is to be looked at, and these, too
-                del gathered[known:]
+            if [*map(type, new)].count(int) < len(new):
+                kinds = set(map(type, new))
+                self._kinds |= kinds - NUMBERS
+                if not kinds <= codec.ATOMS or (not kinds <= NUMBERS and text_bytes(new) > MOST_BYTES):
+                    self._in_bulk = False
+                    self._items = itertools.chain(new, self._items)  # each is to be looked at, and these, too
+                    del gathered[known:]
             if self._in_bulk and len(new) < wanted:
                 return False
         return len(gathered) >= most or super()._gather(most - len(gathered))

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from mpengine.core.job import NO_LIMITS, Job
-from mpengine.core.pace import MAX_ITEMS
 from mpengine.core.records import Entry, Record, Span
 from mpengine.drawing import Source
 from mpengine.functions import KnownFunction
 from mpengine.plain import NUMBERS, is_plain_text, text_bytes
 from mpengine.runtime.dispatcher import Dispatcher
 
+MOST_AT_ONCE = 1 << 13  # jobs drawn between two sendings
 _SHORT_RUN = 4  # jobs of one function in a row, on average; if there are fewer, spans win nothing
 
 
@@ -29,6 +29,8 @@ class JobSource(Source):
         admit: Makes a job a record.
         in_spans: The engine has no limits or observers that make each job a case of its own.
     """
+
+    most_ahead = 1 << 16  # each is an object, and has another for its outcome
 
     def __init__(
         self,
@@ -48,7 +50,7 @@ class JobSource(Source):
         self._has_text = False  # among the arguments of jobs for spans, ever
 
     def _lot(self) -> int:
-        return max(1, min(self._room_for(self._window()), MAX_ITEMS))
+        return max(1, min(self._room_for(self._window()), MOST_AT_ONCE))
 
     def _take(self, items: Iterator[Any]) -> int:
         """As in `Source`; what may go in a span needs no more than a look."""

@@ -29,10 +29,11 @@ from mpengine.runtime.outbox import MappedFunction
 from mpengine.runtime.stopping import ShutdownReport, ShutdownRequest
 from mpengine.snapshot import EngineStats, WorkerRow, engine_stats, worker_rows
 from mpengine.streams import (
+    ClosableIterator,
     MapStream,
     RunStream,
+    Values,
     failing,
-    iterate,
     iterate_outcomes,
     iterate_values,
     map_by_submit,
@@ -185,7 +186,7 @@ class Engine(concurrent.futures.Executor):
         timeout: float | None = None,
         chunksize: int = 1,
         buffersize: int | None = None,
-    ) -> Generator[Any, None, None]:
+    ) -> ClosableIterator:
         """Yield ``fn(*args)`` for the zipped arguments, in order. As in Executor, but lazy.
 
         Draws its input a bounded window ahead, the first window now; endless input is fine, and so is one that blocks:
@@ -199,9 +200,7 @@ class Engine(concurrent.futures.Executor):
         """
         return self._map(fn, iterables, timeout, chunksize, buffersize, ordered=True)
 
-    def map_unordered(
-        self, fn: Callable[..., Any], *iterables: Iterable[Any], chunksize: int = 1
-    ) -> Generator[Any, None, None]:
+    def map_unordered(self, fn: Callable[..., Any], *iterables: Iterable[Any], chunksize: int = 1) -> ClosableIterator:
         """As `map`, with the values as they come."""
         return self._map(fn, iterables, None, chunksize, None, ordered=False)
 
@@ -214,7 +213,7 @@ class Engine(concurrent.futures.Executor):
         buffersize: int | None,
         *,
         ordered: bool,
-    ) -> Generator[Any, None, None]:
+    ) -> ClosableIterator:
         if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
         if buffersize is not None and buffersize < 1:
@@ -240,7 +239,7 @@ class Engine(concurrent.futures.Executor):
             self._dispatcher, MappedFunction(function_name(fn), packed, star), pace_key(fn),
             items if star else iter(iterables[0]), sure=sure, buffersize=buffersize,
         )  # fmt: skip
-        return iterate(MapStream(source, ordered=ordered, deadline=deadline, counts_each=buffersize is not None), self)
+        return Values(MapStream(source, ordered=ordered, deadline=deadline, counts_each=buffersize is not None), self)
 
     # ---- looking -----------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ import itertools
 import queue
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from mpengine.core.job import Outcome
 from mpengine.core.records import SpanEnd
@@ -82,7 +82,7 @@ class MapStream(_Stream):
         source.start()
 
     def chunks(self) -> Iterator[tuple[list[Any], bool]]:
-        """Lists of values. Those that are not plain are reversed: to be popped, so that no reference to one is kept."""
+        """Lists of values, and whether nothing is lost if those stay there until all of them are handed out."""
         while True:
             self._source.pull()
             arrived = self._arrived()
@@ -95,12 +95,9 @@ class MapStream(_Stream):
                 raise error
             values, plain, problem = _unpacked(blobs)
             del blobs
-            if self.counts_each or not plain:
-                plain = False
-                values.reverse()
             if not self.counts_each:
                 self.handed_out(count)
-            yield values, plain
+            yield values, plain and not self.counts_each
             if problem is not None:
                 raise problem
 
@@ -231,9 +228,34 @@ class RunStream(_Stream):
 # once, up to a first `yield` that nobody sees: closing a generator that was never started runs no `finally`.
 
 
-def iterate(stream: MapStream, engine: object) -> Generator[Any, None, None]:
-    """Values."""
-    return _started(_values(stream, engine))
+class ClosableIterator(Protocol):
+    """Values of a `map`; closing it cancels the rest, as dropping it does."""
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def __next__(self) -> Any: ...
+
+    def close(self) -> None: ...
+
+
+class Values(Iterator[Any]):
+    """What `map` returns: values come at the speed of a list, where a generator is called for each."""
+
+    __slots__ = ("__weakref__", "_chunks", "_values")
+
+    def __init__(self, stream: MapStream, engine: object) -> None:
+        self._chunks = _started(_chunks(stream, engine))
+        self._values = itertools.chain.from_iterable(self._chunks)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._values
+
+    def __next__(self) -> Any:
+        return next(self._values)
+
+    def close(self) -> None:
+        """Cancel the rest; it gives no more values."""
+        self._chunks.close()
 
 
 def iterate_outcomes(stream: RunStream, engine: object) -> Generator[Outcome, None, None]:
@@ -251,19 +273,24 @@ def _started(generator: Generator[Any, None, None]) -> Generator[Any, None, None
     return generator
 
 
-def _values(stream: MapStream, engine: object) -> Generator[Any, None, None]:
+def _chunks(stream: MapStream, engine: object) -> Generator[Any, None, None]:
+    values: list[Any] = []
     try:
         yield
         for values, plain in stream.chunks():
-            if plain:
-                yield from values
-                continue
-            while values:
-                if stream.counts_each:
-                    stream.handed_out(1)
-                yield values.pop()
+            yield values if plain else _one_by_one(stream, values)
     finally:
+        values.clear()  # who has closed this in the middle of them gets no more
         stream.close()
+
+
+def _one_by_one(stream: MapStream, values: list[Any]) -> Iterator[Any]:
+    """Values, to which no reference is kept while the consumer works."""
+    values.reverse()
+    while values:
+        if stream.counts_each:
+            stream.handed_out(1)
+        yield values.pop()
 
 
 def _outcomes(stream: RunStream, engine: object) -> Generator[Any, None, None]:

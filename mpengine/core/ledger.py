@@ -39,6 +39,7 @@ from mpengine.errors import InternalError, JobLost
 
 # Batches in flight per worker: the one it runs and one it can claim without asking. A queued batch can still be
 # retracted, but more of them would only put more work out of reach of priorities and shorter batches.
+BRISK_S = 1e-6  # a call that is shorter costs the parent as much as a worker
 BATCHES_PER_WORKER = 2
 
 
@@ -110,8 +111,8 @@ class Ledger:
     def slack(self, now: float) -> float:
         """Seconds for which no worker runs out of work, as far as is known: half of what each has in the mean.
 
-        Until then nothing is lost if nobody hears of what ends. 0.0 if there is not a batch more than workers, or if a
-        worker was just asked for what it holds back.
+        Until then nothing is lost if nobody hears of what ends. 0.0 if there is not a batch more than workers; if a
+        worker was just asked for what it holds back; if calls are so short that the parent is what all wait for.
         """
         batches, pace, workers = self.books.batches, self.books.pace, len(self.workers)
         if len(batches) <= workers:
@@ -120,8 +121,10 @@ class Ledger:
         for batch in batches.values():
             if self._patrol.is_overdue(batch, now):
                 return 0.0
-            key = batch.records[0].key if batch.span is None else batch.span.key
-            work += (batch.size - batch.done) * (pace.seconds(key) or 0.0)
+            seconds = pace.seconds(batch.records[0].key if batch.span is None else batch.span.key)
+            if seconds is None or seconds < BRISK_S:
+                return 0.0
+            work += (batch.size - batch.done) * seconds
         return work / (2 * max(1, workers))
 
     def story(self) -> str:

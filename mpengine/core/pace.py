@@ -11,7 +11,7 @@ from typing import Any
 # Work in one batch, in seconds. Long enough that the parent's ~100 us a batch are 2 %; short enough that a batch is
 # soon over when another worker is idle, and two a worker outlast the 5 ms for which a busy thread may keep the GIL.
 TARGET_S = 0.005
-MAX_ITEMS = 1 << 13  # bounds the memory a batch of free calls takes
+MAX_ITEMS = 1 << 14  # bounds the memory a batch of free calls takes
 MAX_KEYS = 4096
 _LEAST_S = 1e-9
 

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from mpengine import Engine, EngineClosed
-from mpengine.drawing import Source
+from mpengine.drawing import CallSource, Source
 from tests.api import jobs
 from tests.api.support import keep
 from tests.runtime.fixtures import MakeEngine
 from tests.runtime.gates import Gate
 from tests.support import WAIT_S, wait_for
 
-WINDOW = 1 << 17  # more than any window the engine says it opens
+WINDOW = 1 << 19  # more than any window the engine says it opens
 
 
 class Counted:
@@ -138,7 +138,7 @@ def test_large_arguments_narrow_the_window_only_while_they_are_on_their_way(
 
 @pytest.mark.parametrize("first", [0, "a string", (1, 2)])
 def test_what_was_drawn_before_the_input_failed_is_worth_its_values(engine: Engine, first: Any) -> None:
-    given = dict.fromkeys([first, *range(1, 200_000)])
+    given = dict.fromkeys([first, *range(1, 2 * CallSource.most_ahead)])
     values = engine.map(str, given)
     got = [next(values)]
     given["one more"] = None
@@ -306,6 +306,18 @@ def test_timeout_runs_from_the_call_and_ends_the_jobs(engine: Engine, gate: Gate
 def test_values_that_are_there_in_time_are_handed_out_later_than_the_timeout(engine: Engine) -> None:
     values = engine.map(jobs.square, range(4), timeout=WAIT_S)
     assert list(values) == [0, 1, 4, 9]
+
+
+@pytest.mark.parametrize("buffersize", [None, 9])
+def test_a_loop_over_values_that_are_closed_ends(engine: Engine, buffersize: int | None) -> None:
+    values = engine.map(abs, range(10_000), buffersize=buffersize)
+    seen = []
+    for value in values:
+        seen.append(value)
+        if value == 5:
+            values.close()
+    assert seen == [0, 1, 2, 3, 4, 5]
+    assert next(values, "over") == "over"
 
 
 # ---- references ----------------------------------------

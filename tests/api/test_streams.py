@@ -14,7 +14,7 @@ from mpengine import Engine, Job, drawing
 from tests.runtime.gates import Door, Gate
 from tests.support import WAIT_S, wait_for
 
-WINDOW = 1 << 17  # more than any window the engine says it opens
+WINDOW = 1 << 19  # more than any window the engine says it opens
 LEAST_LEAK = 4  # bytes a job
 
 

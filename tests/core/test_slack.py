@@ -2,6 +2,7 @@
 
 import pytest
 
+from mpengine.core.ledger import BRISK_S
 from mpengine.core.patrol import PATROL_S
 from mpengine.testing.fake_workers import End
 from tests.core.makers import KEY, Scene, make_span
@@ -34,6 +35,16 @@ def test_none_if_nothing_is_known() -> None:
     scene = Scene(workers=2, seconds=None)
     scene.jobs(10)
     assert len(scene.books.batches) > 2
+    assert scene.ledger.slack(scene.clock()) == 0.0
+
+
+def test_none_for_calls_that_cost_the_parent_as_much_as_a_worker() -> None:
+    scene = Scene(workers=2, seconds=BRISK_S)
+    scene.jobs(100_000)
+    assert len(scene.books.batches) == 4
+    assert scene.ledger.slack(scene.clock()) > 0.0
+    scene = Scene(workers=2, seconds=BRISK_S / 2)
+    scene.jobs(100_000)
     assert scene.ledger.slack(scene.clock()) == 0.0
 
 
