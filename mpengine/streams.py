@@ -112,7 +112,8 @@ class MapStream(_Stream):
             self._received += count
             size = _size_of(arrived[1], 1)
             self._source.received(count, size)
-            if not self._ordered:
+            if not self._ordered or received.position == self._next:
+                self._next += count
                 return arrived
             self._source.early_bytes += size
             self._early[received.position] = arrived
@@ -210,7 +211,8 @@ class RunStream(_Stream):
                 position, outcomes, known, size = received[0].position, [received[1]], 0, _UNKNOWN_BYTES
             self._received += len(outcomes)
             self._source.received(len(outcomes), known)
-            if not self._ordered:
+            if not self._ordered or position == self._next:
+                self._next += len(outcomes)
                 return outcomes
             self._source.early_bytes += size
             self._early[position] = (outcomes, size)
