@@ -34,6 +34,7 @@ from mpengine.wire.remote_error import pack_error, traceback_of
 
 TYPE_CHECKING = False  # as typing has it, whose import takes a worker milliseconds
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import NoReturn
 
 _FULL_WAIT_S = 0.0005  # between looks at a log that the parent has not read yet
@@ -82,11 +83,16 @@ def _offer_to_oom_killer() -> None:
             os.close(fd)
 
 
+before_leaving: list[Callable[[], None]] = []
+
+
 def _leave(status: int) -> NoReturn:
     """The way out after a pill: multiprocessing's finalizers (a queue's feeder thread flushes there), then `_exit`.
 
     Not a normal return: threads that a job has left behind must not keep the process.
     """
+    for leave in before_leaving:
+        leave()
     with contextlib.suppress(BaseException):
         util._exit_function()  # type: ignore[attr-defined]
     for stream in (sys.stdout, sys.stderr):

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 import threading
 import time
 import weakref
@@ -292,3 +293,22 @@ def unpicklable_at(bad: int, x: int) -> Any:
 
 def unloadable_at(bad: int, x: int) -> Any:
     return Unloadable() if x == bad else [x]
+
+
+def has_loaded(module: str) -> bool:
+    """Whether this process has it."""
+    return module in sys.modules
+
+
+def log_in_a_fork() -> int:
+    """Fork while this thread holds logging's lock; 0 if a thread of the child can log."""
+    import logging
+
+    with logging._lock:  # type: ignore[attr-defined]
+        pid = os.fork()
+        if not pid:
+            thread = threading.Thread(target=logging.getLogger("fork").debug, args=("x",), daemon=True)
+            thread.start()
+            thread.join(10.0)
+            os._exit(int(thread.is_alive()))
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

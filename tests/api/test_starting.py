@@ -123,3 +123,17 @@ for _ in range(3):
 def test_the_first_worker_does_not_wait_for_cloudpickle_and_the_others_have_it() -> None:
     done = run_python("-c", CLOUDPICKLE)
     assert (done.stdout, done.stderr) == ("False 1\nTrue 1\nTrue 1\n", "")
+
+
+def test_the_fork_server_loads_cloudpickle_when_a_worker_has_needed_it() -> None:
+    code = """
+from mpengine import Engine
+from tests.api import jobs
+for fn in (jobs.square, lambda x: x, jobs.square):
+    with Engine(1, "forkserver") as engine:
+        print(engine.submit(jobs.has_loaded, "cloudpickle").result(), engine.submit(fn, 1).result())
+        print(engine.submit(jobs.log_in_a_fork).result())
+"""
+    done = run_python("-c", code)
+    assert done.stderr == ""
+    assert done.stdout.split() == ["False", "1", "0", "False", "1", "0", "True", "1", "0"]
