@@ -141,8 +141,8 @@ class Dispatcher:
             do.Examine: self.workforce.examine,
         }
         if options.context.get_start_method() == "fork":
-            self.supervisor.start_here(options.workers)  # as long as no thread of ours runs beside the fork
-            self.workforce.first_alone = False
+            # As long as no thread of ours runs beside the fork.
+            self.supervisor.start_here(options.workers, first_alone=options.initializer is None)
         else:
             self.supervisor.start(options.workers if options.initializer else 1)  # see `Workforce.first_alone`
         self._thread = threading.Thread(target=self._run, name=f"{options.name}-dispatcher", daemon=True)
@@ -483,6 +483,7 @@ class Dispatcher:
             self.observers.emit(EngineState("broken", monotonic()))
 
     def _shutdown_requested(self, request: ShutdownRequest) -> None:
+        self.supervisor.let_begin()
         if self._stopping is None:
             self._stopping = Stopping(self.books, self._outbox, self.supervisor, self.workforce, self._tell)
             self.workforce.mourner = self._stopping

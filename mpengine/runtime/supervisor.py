@@ -155,19 +155,21 @@ class Supervisor:
         self._next_id = 1
         self._requests: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._launcher: threading.Thread | None = None
+        self._held_back: list[WorkerHandle] = []
 
     # ---- starting --------------------------------------------------------------------------------------------------
 
-    def start_here(self, count: int) -> None:
+    def start_here(self, count: int, *, first_alone: bool) -> None:
         """Start workers in the calling thread: for `fork`, before this process has threads of ours.
 
-        Each may begin at once, beside the fork of the next; the dispatcher thread finds it among those we watch.
+        Each may begin at once, beside the fork of the next; the dispatcher thread finds it among those we watch. With
+        `first_alone` the others stand by until `let_begin`.
         """
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # as in `_launch_all`
         try:
-            for _ in range(count):
+            for number in range(count):
                 self.starting += 1
-                self._launch(self._take_id(), self.adopt)
+                self._launch(self._take_id(), self._hold_back if first_alone and number else self.adopt)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
@@ -236,11 +238,24 @@ class Supervisor:
 
     def adopt(self, handle: WorkerHandle) -> None:
         """A handle was posted: from now on its worker is among those we watch, and may begin."""
-        if handle.id in self.handles:
-            return  # of `start_here`
+        if handle.id not in self.handles:  # not one of `start_here`
+            self._watch(handle)
+            leash.take_hold(handle.leash_fds[1])
+
+    def _hold_back(self, handle: WorkerHandle) -> None:
+        self._watch(handle)
+        self._held_back.append(handle)
+
+    def _watch(self, handle: WorkerHandle) -> None:
         self.starting -= 1
         self.handles[handle.id] = handle
-        leash.take_hold(handle.leash_fds[1])
+
+    def let_begin(self) -> None:
+        """Those that stand by are wanted now."""
+        while self._held_back:
+            handle = self._held_back.pop()
+            if handle.id in self.handles:
+                leash.take_hold(handle.leash_fds[1])
 
     # ---- ending ------------------------------------------------------------------------------------------------------
 

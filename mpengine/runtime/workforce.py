@@ -62,7 +62,7 @@ class Workforce:
     Attributes:
         first_alone: The first worker starts by itself. The others follow when it is ready, or as soon as there is more
             than one job: until then they would only take the CPU away from what is waited for. Not with an initializer,
-            which may take long, and not for `fork`.
+            which may take long. Under `fork` they are there, and stand by.
     """
 
     def __init__(
@@ -352,6 +352,7 @@ class Workforce:
     def replenish(self) -> None:
         """Start what is missing."""
         self.first_alone = False
+        self._supervisor.let_begin()
         if self.broken or self._relaunch_at is not None:
             return
         if self.mourner is None or self.mourner.wants_workers():

@@ -31,6 +31,12 @@ class Held:
         else:
             self._fds.append(write_fd)
 
+    def count(self) -> int:
+        return len(self._fds)
+
+    def forget(self) -> None:
+        self._fds.clear()
+
     def let_go(self) -> None:
         self.free = True
         while self._fds:
@@ -84,45 +90,59 @@ def test_or_when_the_first_is_gone(make_engine: MakeEngine, held: Held, method: 
     assert engine.submit(jobs.square, 3).result(WAIT_S) == 9
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS, "fork"])
 def test_with_an_initializer_that_may_take_long_all_start_at_once(
     make_engine: MakeEngine, held: Held, method: str
 ) -> None:
     events: list[Any] = []
     make_engine(3, method, jobs.remember, ("given",), observers=[events.append])
     wait_for(are_there(WorkerStarted, 3, events))
+    wait_for(lambda: held.count() == 3, about="all of them")
     held.let_go()
 
 
-def test_under_fork_each_may_begin_at_once_and_is_among_the_workers(
+def test_under_fork_the_first_begins_in_the_constructor_and_the_others_stand_by_until_it_is_ready(
     make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not only when the dispatcher thread is there, which comes after the last fork."""
-    threads: list[threading.Thread] = []
+    events: list[Any] = []
+    threads: list[tuple[threading.Thread, int]] = []
 
     def take_hold_and_tell(write_fd: int) -> None:
-        threads.append(threading.current_thread())
+        threads.append((threading.current_thread(), len(pids_of(WorkerReady, events))))
         take_hold(write_fd)
 
     monkeypatch.setattr(leash, "take_hold", take_hold_and_tell)
+    engine = make_engine(3, "fork", observers=[events.append])
+    assert threads[0] == (threading.current_thread(), 0)
+    assert len(engine.workers()) == 3
+    wait_for(are_there(WorkerReady, 3, events))
+    assert threads[1:] == [(engine._dispatcher._thread, 1)] * 2
+
+
+def test_under_fork_they_begin_for_a_second_job(make_engine: MakeEngine, held: Held) -> None:
+    engine = make_engine(3, "fork")
+    assert held.count() == 1
+    futures = [engine.submit(jobs.square, n) for n in range(2)]
+    wait_for(lambda: held.count() == 3, about="the others")
+    held.let_go()
+    assert [future.result(WAIT_S) for future in futures] == [0, 1]
+
+
+def test_under_fork_they_begin_if_the_first_is_gone(make_engine: MakeEngine, held: Held) -> None:
     engine = make_engine(2, "fork")
-    assert threads == [threading.current_thread()] * 2
-    assert len(engine.workers()) == 2
+    held.forget()
+    os.kill(engine.workers()[0].pid, signal.SIGKILL)
+    wait_for(lambda: held.count() == 2, about="the second, and a replacement")
+    held.let_go()
+    assert engine.submit(jobs.square, 3).result(WAIT_S) == 9
 
 
-CLOUDPICKLE = """
-from mpengine import Engine
-
-if_loaded = "'cloudpickle' in __import__('sys').modules"
-for _ in range(3):
-    with Engine(1, "forkserver") as engine:
-        print(engine.submit(eval, if_loaded).result(20), engine.submit(lambda: 1).result(20))
-"""
-
-
-def test_the_first_worker_does_not_wait_for_cloudpickle_and_the_others_have_it() -> None:
-    done = run_python("-c", CLOUDPICKLE)
-    assert (done.stdout, done.stderr) == ("False 1\nTrue 1\nTrue 1\n", "")
+def test_under_fork_they_begin_in_order_to_end(make_engine: MakeEngine, held: Held) -> None:
+    engine = make_engine(2, "fork")
+    engine.shutdown(wait=False)
+    wait_for(lambda: held.count() == 2, about="the second")
+    held.let_go()
+    assert [end.exitcode for end in engine.shutdown().workers] == [0, 0]
 
 
 def test_the_fork_server_loads_cloudpickle_when_a_worker_has_needed_it() -> None:
