@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mpengine.core.job import Outcome
 from mpengine.core.records import Batch, Record, SpanEnd, SpanSink
 
 
-@dataclass(frozen=True, slots=True)
-class PutBatch:
+class PutBatch(NamedTuple):
     """Write this batch to the queue. Answered by `QueueFull` or `PutFailed` if it cannot be."""
 
     batch: Batch
 
 
-@dataclass(frozen=True, slots=True)
-class Settle:
+class Settle(NamedTuple):
     """Deliver the outcome to the record's sink."""
 
     record: Record
     outcome: Outcome
 
 
-@dataclass(frozen=True, slots=True)
-class EndCalls:
+class EndCalls(NamedTuple):
     """Tell the sink of a span that some of its calls have ended. `wanted`: somebody waits for that."""
 
     sink: SpanSink
@@ -32,8 +29,7 @@ class EndCalls:
     wanted: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Retried:
+class Retried(NamedTuple):
     """Nothing to do but tell observers: this attempt ended badly and another will follow after `delay` seconds."""
 
     record: Record
@@ -43,38 +39,33 @@ class Retried:
     delay: float
 
 
-@dataclass(frozen=True, slots=True)
-class Retract:
+class Retract(NamedTuple):
     """Take back every batch no worker has claimed. Answered by `Retracted`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Revoke:
+class Revoke(NamedTuple):
     """Ask a worker to start no further item of this batch. Answered by `GaveBack` or by the board."""
 
     worker: int
     batch: int
 
 
-@dataclass(frozen=True, slots=True)
-class Flush:
+class Flush(NamedTuple):
     """Ask a worker to log the values it holds back for a group of calls."""
 
     worker: int
     batch: int
 
 
-@dataclass(frozen=True, slots=True)
-class Interrupt:
+class Interrupt(NamedTuple):
     """Break off this item from inside, if it is still the one that runs."""
 
     worker: int
     batch: int
-    index: int
+    item: int
 
 
-@dataclass(frozen=True, slots=True)
-class Kill:
+class Kill(NamedTuple):
     """Kill this worker with its process tree if this item still runs; take its Python stack first.
 
     Answered by `WorkerExited`, or by a report of the item.
@@ -82,17 +73,15 @@ class Kill:
 
     worker: int
     batch: int
-    index: int
+    item: int
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Examine:
+class Examine(NamedTuple):
     """Nobody takes what waits: replace workers that run nothing and are stopped (SIGSTOP)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Forget:
+class Forget(NamedTuple):
     """No worker will read this batch any more: its room in the arena is free."""
 
     batch: Batch

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mpengine.core.records import Call, Entry, Record, Report
 
@@ -12,15 +11,13 @@ if TYPE_CHECKING:
     from mpengine.context import Context
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(NamedTuple):
     """Jobs and spans were taken in, in this order."""
 
     entries: Sequence[Entry]
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
+class Sent(NamedTuple):
     """A job was taken in that is in the queue already, as a batch of its own."""
 
     record: Record
@@ -28,8 +25,7 @@ class Sent:
     at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Passed:
+class Passed(NamedTuple):
     """Calls that were in the queue, each as a batch of its own, and have succeeded before they came to the books.
 
     For each, the key of its function, and how long it took.
@@ -38,16 +34,14 @@ class Passed:
     calls: Sequence[tuple[int, float]]
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerReady:
+class WorkerReady(NamedTuple):
     """A worker has finished its start and takes batches from now on."""
 
     worker: int
     pid: int
 
 
-@dataclass(frozen=True, slots=True)
-class Reported:
+class Reported(NamedTuple):
     """A worker's log held these ends of items of a batch."""
 
     worker: int
@@ -55,34 +49,31 @@ class Reported:
     reports: Sequence[Report]
 
 
-@dataclass(frozen=True, slots=True)
-class GaveBack:
-    """A worker handed back the items of a batch from `index` on; it has not started them and will not."""
+class GaveBack(NamedTuple):
+    """A worker handed back the items of a batch from `item` on; it has not started them and will not."""
 
     worker: int
     batch: int
-    index: int
+    item: int
 
 
-@dataclass(frozen=True, slots=True)
-class Observed:
+class Observed(NamedTuple):
     """A worker's board row: the batch it claimed, the item it last started (-1: none), when (None: not told)."""
 
     worker: int
     batch: int
-    index: int
+    item: int
     since: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerExited:
-    """A worker is dead, its log read to the end. `batch`, `index`: its last claim and start, as in `Observed`."""
+class WorkerExited(NamedTuple):
+    """A worker is dead, its log read to the end. `batch`, `item`: its last claim and start, as in `Observed`."""
 
     worker: int
     pid: int
     exitcode: int | None
     batch: int = 0
-    index: int = -1
+    item: int = -1
     since: float | None = None
     peak_memory: int = 0
     stack: str = ""
@@ -90,30 +81,26 @@ class WorkerExited:
     problem: str = ""  # what we know beyond the exit code, e.g. "it wrote a bad frame"
 
 
-@dataclass(frozen=True, slots=True)
-class Retracted:
+class Retracted(NamedTuple):
     """These batches were taken back out of the queue before any worker claimed them."""
 
     batches: Sequence[int]
 
 
-@dataclass(frozen=True, slots=True)
-class QueueFull:
+class QueueFull(NamedTuple):
     """The queue had no room for this batch; no worker has seen it."""
 
     batch: int
 
 
-@dataclass(frozen=True, slots=True)
-class PutFailed:
+class PutFailed(NamedTuple):
     """This batch could not be written (no memory, say); no worker has seen it."""
 
     batch: int
     error: BaseException
 
 
-@dataclass(frozen=True, slots=True)
-class CancelRequested:
+class CancelRequested(NamedTuple):
     """Someone gave up a job. `running`: also if it has started."""
 
     record: Record
@@ -121,8 +108,7 @@ class CancelRequested:
     running: bool
 
 
-@dataclass(frozen=True, slots=True)
-class CallsCancelled:
+class CallsCancelled(NamedTuple):
     """Someone gave up these jobs, which are calls of spans. `running`: also those that have started."""
 
     jobs: Collection[Call]
@@ -130,8 +116,7 @@ class CallsCancelled:
     running: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(NamedTuple):
     """This batch was not sent, because these calls of it turned out to be given up."""
 
     batch: int
@@ -139,37 +124,32 @@ class Refused:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class ContextCancelled:
+class ContextCancelled(NamedTuple):
     """A context with open jobs was cancelled."""
 
     context: Context
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class StreamClosed:
+class StreamClosed(NamedTuple):
     """An iterator was dropped or closed; nobody waits for what was drawn for it."""
 
     stream: object
 
 
-@dataclass(frozen=True, slots=True)
-class PendingCancelled:
+class PendingCancelled(NamedTuple):
     """A shutdown cancels all that has not started; what runs is let be, and nothing starts any more."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Broke:
+class Broke(NamedTuple):
     """Workers cannot be kept alive; everything open fails with this."""
 
     error: BaseException
 
 
-@dataclass(frozen=True, slots=True)
-class TimePassed:
+class TimePassed(NamedTuple):
     """Nothing but the time has changed. Comes after an `Observed` of every worker."""
 
 

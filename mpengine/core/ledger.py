@@ -279,11 +279,11 @@ class Ledger:
 
     def _gave_back(self, event: ev.GaveBack, now: float) -> None:
         batch = self.books.batches.get(event.batch)
-        if batch is None or event.index >= batch.size:
+        if batch is None or event.item >= batch.size:
             return
         batch.worker = event.worker
         self._full_until = None
-        self.books.truncate(batch, event.index, now)
+        self.books.truncate(batch, event.item, now)
         self._patrol.freed(now)
 
     def _observed(self, event: ev.Observed, now: float) -> None:
@@ -292,15 +292,15 @@ class Ledger:
         if batch is None:
             return
         is_news, batch.worker = batch.worker is None, event.worker
-        if event.index != batch.index:
-            batch.index = event.index
+        if event.item != batch.index:
+            batch.index = event.item
             # Of a span it is not told; but a worker that had nothing to do took this as soon as it was sent.
-            seen = batch.sent_at if event.index == 0 and not batch.ahead else now
+            seen = batch.sent_at if event.item == 0 and not batch.ahead else now
             batch.index_since = seen if event.since is None else event.since
         if is_news:
             self._patrol.claimed(batch, now)
-        if batch.records and batch.done <= event.index < batch.size:
-            record = batch.records[event.index]
+        if batch.records and batch.done <= event.item < batch.size:
+            record = batch.records[event.item]
             record.started_at = batch.index_since
             record.worker_pid = self.workers.get(event.worker)
 
@@ -308,12 +308,12 @@ class Ledger:
         self.workers.pop(event.worker, None)
         self.books.claims.pop(event.worker, None)
         self._full_until = None
-        self._story.append(f"{now:.3f} worker {event.worker} exited {event.exitcode} in {event.batch}.{event.index}")
+        self._story.append(f"{now:.3f} worker {event.worker} exited {event.exitcode} in {event.batch}.{event.item}")
         batch = self.books.batches.get(event.batch)
         if batch is not None:
             batch.worker = event.worker
-            if event.index != batch.index:
-                batch.index, batch.index_since = event.index, event.since or now
+            if event.item != batch.index:
+                batch.index, batch.index_since = event.item, event.since or now
         for held in [b for b in self.books.batches.values() if b.worker == event.worker]:
             if held is not batch:
                 held.index = held.size - 1  # it went on to another, and so had started all of this one

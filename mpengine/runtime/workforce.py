@@ -262,7 +262,7 @@ class Workforce:
         if isinstance(action, do.Flush):
             words[wire.FLUSH] = action.batch
         else:
-            words[wire.INTERRUPT] = wire.started_word(action.batch, action.index)
+            words[wire.INTERRUPT] = wire.started_word(action.batch, action.item)
         handle.send(INTERRUPT_SIGNAL)
 
     def kill(self, action: do.Kill) -> None:
@@ -273,7 +273,7 @@ class Workforce:
         stack = handle.request_stack(STACK_SIGNAL)
         handle.stop()
         self.collect(handle)
-        if self.board(handle)[:2] == (action.batch, action.index):
+        if self.board(handle)[:2] == (action.batch, action.item):
             handle.stack = stack
             self._supervisor.kill(handle, action.reason)
         else:
@@ -310,7 +310,7 @@ class Workforce:
             self.mourner.ended(handle)
         self._tell(
             ev.WorkerExited(
-                handle.id, handle.pid, handle.exitcode, batch=batch, index=index, since=since, peak_memory=peak,
+                handle.id, handle.pid, handle.exitcode, batch=batch, item=index, since=since, peak_memory=peak,
                 stack=handle.stack, problem=handle.killed_for, memory=handle.memory,
             )
         )  # fmt: skip

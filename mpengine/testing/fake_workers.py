@@ -459,14 +459,14 @@ class FakeWorkers:
         worker = self.workers.get(action.worker)
         if worker is not None:
             self.collect(worker)  # from here on it is stopped
-            if self._board(worker)[:2] == (action.batch, action.index):
+            if self._board(worker)[:2] == (action.batch, action.item):
                 worker.die(-9)
 
     def _ask(self, worker: FakeWorker, action: do.Revoke | do.Flush | do.Interrupt) -> None:
         if isinstance(action, do.Revoke):
             worker.revoked = action.batch
         elif isinstance(action, do.Interrupt):
-            worker.interrupt = (action.batch, action.index)
+            worker.interrupt = (action.batch, action.item)
         elif worker.at is Step.RUNNING and worker.claim == action.batch:
             worker.log_held()
 

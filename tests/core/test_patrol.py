@@ -44,12 +44,12 @@ def test_a_timeout_interrupts_and_the_grace_later_kills() -> None:
     scene.pass_time(4.99)
     assert not scene.all_asked(do.Interrupt)
     scene.pass_time(0.02)
-    assert [(a.worker, a.index) for a in scene.all_asked(do.Interrupt)] == [(1, 0)]
+    assert [(a.worker, a.item) for a in scene.all_asked(do.Interrupt)] == [(1, 0)]
     assert is_open(record)
     scene.pass_time(STOP_GRACE_S - 0.02)
     assert not scene.all_asked(do.Kill)
     scene.pass_time(0.03)
-    assert [(a.worker, a.index) for a in scene.all_asked(do.Kill)] == [(1, 0)]
+    assert [(a.worker, a.item) for a in scene.all_asked(do.Kill)] == [(1, 0)]
     scene.die()
     outcome = outcome_of(record)
     assert outcome.status is Status.EXPIRED
@@ -96,7 +96,7 @@ def test_a_timeout_counts_from_the_start_of_its_own_item() -> None:
     scene.pass_time(0.99)
     assert not scene.all_asked(do.Interrupt)
     scene.pass_time(0.1)
-    assert [a.index for a in scene.all_asked(do.Interrupt)] == [1]
+    assert [a.item for a in scene.all_asked(do.Interrupt)] == [1]
     assert outcome_of(first).ok
     assert is_open(second)
 
@@ -481,7 +481,7 @@ def test_a_call_of_a_closed_map_is_broken_off_whenever_it_started() -> None:
     scene.begin()
     scene.fleet.tell(ev.StreamClosed(sink))
     scene.pass_time(0.05)
-    assert [action.index for action in scene.all_asked(do.Interrupt)] == [1]
+    assert [action.item for action in scene.all_asked(do.Interrupt)] == [1]
 
 
 def test_a_call_that_starts_between_the_look_and_the_revocation_holds_up_nobody() -> None:

@@ -126,7 +126,7 @@ def test_giving_back_keeps_its_place_behind_the_reports(log: Any) -> None:
     writer.commit(wire.GAVE_BACK, batch=1, index=1)
     events, _, _ = collect(log, batch_of(record(), record()))
     assert [type(event) for event in events] == [ev.Reported, ev.GaveBack]
-    assert events[1].index == 1
+    assert events[1].item == 1
 
 
 def test_a_value_that_cannot_be_unpickled_is_an_error_and_the_next_one_comes(log: Any) -> None:
