@@ -262,11 +262,17 @@ def test_a_worker_that_dies_before_it_was_heard_to_be_ready_loses_only_what_it_r
     workforce = engine._dispatcher.workforce
     hear = workforce._bell
     known = {row.pid for row in engine.workers()}
-    monkeypatch.setattr(
-        workforce,
-        "_bell",
-        lambda handle, patient: hear(handle, patient) if handle.pid in known else os.read(handle.bell_fd, 1),
-    )
+    unheard: set[int] = set()  # the next worker; not the one that replaces it, whose bell would be lost for good
+
+    def bell(handle: Any, patient: bool) -> None:
+        if not unheard and handle.pid not in known:
+            unheard.add(handle.pid)
+        if handle.pid in unheard:
+            os.read(handle.bell_fd, 1)
+        else:
+            hear(handle, patient)
+
+    monkeypatch.setattr(workforce, "_bell", bell)
     kill(*pids)
     wait_gone(*pids)
     outcome = engine.submit(jobs.exit_with, 3).outcome(WAIT_S)
