@@ -204,7 +204,7 @@ class Ledger:
     def _fill(self, now: float) -> None:
         """Keep the queue shallow, but never empty while something waits."""
         books, workers = self.books, len(self.workers)
-        while books.backlog and self._full_until is None and len(books.batches) < BATCHES_PER_WORKER * workers:
+        while len(books.batches) < BATCHES_PER_WORKER * workers and self._full_until is None and books.backlog:
             ahead = len(books.batches) >= workers
             batch = form_batch(books.backlog, books.pace, next(self._seqs), workers, now, ahead=ahead)
             if batch is None:

@@ -174,12 +174,12 @@ class Span:
 
     __slots__ = (
         "accepted_at", "cancelled", "first", "fn", "jobs", "key", "payload", "position", "priority", "sink", "size",
-        "state", "stop", "stream",
+        "state", "stop", "stream", "total",
     )  # fmt: skip
 
     def __init__(
         self, sink: SpanSink, fn: Any, payload: bytes | None, *, position: int, first: int, stop: int, key: int = 0,
-        jobs: Sequence[Call] | None = None, size: int = 0,
+        jobs: Sequence[Call] | None = None, size: int = 0, total: int | None = None,
     ) -> None:  # fmt: skip
         self.sink = sink
         self.stream: object = sink
@@ -188,6 +188,7 @@ class Span:
         self.position = position
         self.first = first
         self.stop = stop
+        self.total = stop if total is None else total  # calls in the payload
         self.key = key
         self.jobs = jobs
         self.size = size
@@ -213,7 +214,7 @@ class Span:
         """The calls [first, stop) of the same payload or jobs, as a span of its own."""
         part = Span(
             self.sink, self.fn, self.payload, position=self.position, first=first, stop=stop, key=self.key,
-            jobs=self.jobs, size=self.size,
+            jobs=self.jobs, size=self.size, total=self.total,
         )  # fmt: skip
         part.accepted_at = self.accepted_at
         return part

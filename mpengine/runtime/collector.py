@@ -105,7 +105,7 @@ class Collector:
 
     def _joined(self, report: Report, record: LogRecord) -> bool:
         """Add further values of a map to those just read. False: they are not that, or their time is unknown."""
-        if report.error is not None or not report.duration or not record.duration or self._is_of_jobs(record):
+        if type(report.value) is not list or not report.duration or not record.duration:
             return False
         report.value.append(record.blob)
         report.count += record.count

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import queue
 from dataclasses import dataclass, field
+from typing import Any
 
 from mpengine.core.records import Batch, Record
 from mpengine.runtime.arena import Arena
@@ -13,6 +14,7 @@ from mpengine.wire import codec
 from mpengine.wire import messages as wire
 
 _keys = itertools.count(1)
+_WHOLE = 4  # a payload goes along whole if no more than so many times what is needed of it
 
 
 @dataclass(slots=True, eq=False)
@@ -37,6 +39,7 @@ class Outbox:
         self._blocks: dict[int, int] = {}  # batch -> offset of its body
         self._put: set[int] = set()  # batches written and not forgotten
         self._pills = 0
+        self._unpacked: tuple[bytes, list[Any], bytes | None] = (b"", [], None)  # the payload that was cut last
 
     def put(self, batch: Batch) -> list[Record]:
         """Write a batch; returns its records whose futures turned out to be cancelled: those are sent empty.
@@ -102,12 +105,23 @@ class Outbox:
             fn.block = self.arena.store([fn.blob])
         about = (fn.key, *fn.block)
         if span.payload is not None:
-            calls = (span.first, span.stop, span.position + span.first, fn.star, None)
-            return wire.body_parts(about + calls, [span.payload])
+            first, stop, payload = span.first, span.stop, span.payload
+            if len(payload) > wire.INLINE_BYTES and (stop - first) * _WHOLE < span.total:
+                payload = self._cut_out(payload, first, stop)
+                first, stop = 0, stop - first
+            return wire.body_parts((*about, first, stop, span.position + span.first, fn.star, None), [payload])
         jobs = span.open_jobs
         names = [job.label for job in jobs]
         values = codec.dump_values([job.args for job in jobs], None)
         return wire.body_parts((*about, 0, len(jobs), 0, fn.star, names), [values])
+
+    def _cut_out(self, payload: bytes, first: int, stop: int) -> bytes:
+        """A few of many calls, which turned out to be slower than when they were packed; the others follow soon."""
+        if self._unpacked[0] is not payload:
+            values, flags, _ = codec.load_values(payload)
+            self._unpacked = payload, values, flags
+        _, values, flags = self._unpacked
+        return codec.dump_values(values[first:stop], None if flags is None else bytearray(flags[first:stop]))
 
     def put_pill(self) -> bool:
         """Tell one worker, whichever takes it, to leave; False if the queue is full."""
@@ -149,6 +163,7 @@ class Outbox:
     def finish(self, fn: MappedFunction) -> None:
         """The map is over: its function goes when its last batch has gone."""
         fn.finished = True
+        self._unpacked = (b"", [], None)
         self.release_function(fn)
 
     def release_function(self, fn: MappedFunction) -> None:

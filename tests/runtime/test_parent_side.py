@@ -296,6 +296,27 @@ def test_the_function_of_a_map_crosses_once_and_is_freed_with_its_last_batch(out
     assert outbox.arena.in_use == 0
 
 
+@pytest.mark.parametrize("boxed", [False, True])
+def test_a_few_of_many_calls_go_without_the_others(outbox: Outbox, boxed: bool) -> None:
+    """As when calls have become slow: each batch would bring the arguments of thousands."""
+    fn = MappedFunction("f", b"function", star=False)
+    flags = bytearray(n % 2 for n in range(10_000)) if boxed else None
+    items: list[Any] = [codec.dumps([n]) if boxed and n % 2 else n for n in range(10_000)]
+    span = Span(None, fn, codec.dump_values(items, flags), position=100, first=0, stop=10_000)  # type: ignore[arg-type]
+    assert span.payload is not None
+    for seq, (first, stop) in enumerate([(0, 9_000), (9_000, 9_003), (9_003, 9_500), (0, 2_500)], 1):
+        outbox.put(Batch(seq, span=span.part(first, stop).part(first, stop), now=0.0))
+        body = read_ticket(outbox)[3]
+        (_, _, _, at, end, position, _, _), payload = wire.split_body(body)
+        assert len(payload) <= max(4 * len(span.payload) * (stop - first) // span.total, wire.INLINE_BYTES)
+        values, found, _ = codec.load_values(payload)
+        assert values[at:end] == items[first:stop]
+        assert (None if found is None else found[at:end]) == (None if flags is None else flags[first:stop])
+        assert position == 100 + first
+    outbox.finish(fn)
+    assert outbox._unpacked[1] == []
+
+
 def test_what_nobody_has_claimed_comes_back_and_pills_are_dropped(outbox: Outbox) -> None:
     batches = [batch_of(record(b"x" * size), seq=seq) for seq, size in ((3, 10), (4, 9000), (5, 10))]
     for batch in batches:
