@@ -45,6 +45,7 @@ _FORGET = 0.9  # how much of a larger result remains with each that is smaller
 _QUANTUM_BITS = 3  # a full window is refilled by an eighth at least: one by one, each job would be a batch
 
 _SURE = (list, tuple, range, set, frozenset, dict, deque, str, bytes, bytearray)
+_RANGE_ITERATOR = type(iter(range(0)))  # all it gives are numbers
 _SURE_VIEWS: tuple[type, ...] = (type({}.keys()), type({}.values()), type({}.items()))
 
 
@@ -311,7 +312,7 @@ class CallSource(Source):
                 self._items = _raising(error)
                 self._in_bulk = False
             new = gathered[known:]
-            if [*map(type, new)].count(int) < len(new):
+            if type(self._items) is not _RANGE_ITERATOR and [*map(type, new)].count(int) < len(new):
                 kinds = set(map(type, new))
                 self._kinds |= kinds - NUMBERS
                 if not kinds <= codec.ATOMS or (not kinds <= NUMBERS and text_bytes(new) > MOST_BYTES):

@@ -8,9 +8,10 @@ from __future__ import annotations
 from types import FunctionType
 from typing import Any
 
-# Work in one batch, in seconds. Long enough that the parent's ~100 us a batch are 2 %; short enough that a batch is
-# soon over when another worker is idle, and two a worker outlast the 5 ms for which a busy thread may keep the GIL.
-TARGET_S = 0.005
+# Work in one batch, in seconds. Long enough that the parent's 50 us a batch are nothing, and that two a worker outlast
+# the 5 ms for which a busy thread may keep the GIL. With longer ones little more is won, and more must be given back
+# when a worker has nothing to do.
+TARGET_S = 0.010
 MAX_ITEMS = 1 << 14  # bounds the memory a batch of free calls takes
 MAX_KEYS = 4096
 _LEAST_S = 1e-9

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # one, and what had ended before that is with the consumer after two looks, within 5 ms.
 PATROL_S = 0.002
 HUNGRY_S = 0.001  # the same, while a worker has nothing to do: who holds more than this gives it back
-STUCK_S = 0.005  # an item that runs as long as a whole batch should: those behind it go to another worker
+STUCK_S = 0.005  # an item that runs half as long as a whole batch should: those behind it go to another worker
 SETTLE_S = 0.002
 UNSTARTED_S = 1.0  # a batch of which nothing has started for this long: a worker that should be at it may be stopped
 IDLE_PATROL_S = 0.050  # between looks at a batch of many items that nobody has claimed yet
