@@ -18,9 +18,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BASELINE = Path(__file__).resolve().parent / "baseline.json"  # {Python's version: {subject: figure}}
 LIMIT = 1.30  # times what was accepted
-SLACK = {
-    "system calls": 2.0
-}  # a job: 0.1 on a quiet machine; beside a busy one somebody has to be woken for one job in ten
+# A job: 0.1 system calls on a quiet machine, but beside a busy one somebody has to be woken for one job in ten; and a
+# `map` costs the fewer function calls, the more of it is there whenever the parent looks.
+SLACK = {"system calls": 2.0, "calls": 0.2}
 ATTEMPTS = 3
 ACCEPTED = 5  # runs of which the least is accepted: more than it is ever held against
 TIME_LIMIT_S = 60.0  # for one of the programs that measure; they take five seconds
