@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import itertools
 import os
 import random
 import signal
@@ -224,6 +225,29 @@ def test_map_delivers_every_other_call_when_workers_die(make_engine: MakeEngine)
             pass
         assert got == list(range(len(got)))
         done += len(got) == 3000
+    assert_works(engine)
+
+
+def test_map_runs_no_call_of_some_length_twice_when_workers_die(make_engine: MakeEngine, tmp_path: Path) -> None:
+    """Their values lie in the workers' rows until they are logged, many at a time."""
+    engine = make_engine(2)
+    chance = random.Random(5)
+    for number in range(12):
+        pids = wait_ready(engine)
+        diary = Diary(tmp_path / f"diary-{number}")
+        values = engine.map(jobs.note, itertools.repeat(str(diary.path)), range(2000), itertools.repeat(60))
+        got: list[int] = []
+        with contextlib.suppress(JobLost):
+            for value in values:
+                got.append(value)
+                if len(got) == 100:
+                    spin(chance.uniform(0, 0.003))
+                    kill(chance.choice(pids))
+        assert engine.join(WAIT_S)
+        begun, ended = diary.read()
+        assert max(begun.values()) == 1
+        assert sum(begun.values()) - sum(ended.values()) <= 1
+        assert got == list(range(len(got)))
     assert_works(engine)
 
 
