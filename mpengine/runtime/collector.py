@@ -1,8 +1,8 @@
 """From a worker's log to events: users' values and errors are unpickled here, one by one. Dispatcher thread only.
 
 The values of a map are passed on as bytes: the iterator that hands them out unpickles them, in its consumer's thread.
-All that are read at once are one report: they are logged every 100 us, and to pass on each by itself would cost the
-consumer's thread a turn for each.
+All that are read at once are one report: those of short calls are logged every 100 us, and to pass on each by itself
+would cost the consumer's thread a turn for each.
 """
 
 from __future__ import annotations
@@ -126,7 +126,12 @@ class Collector:
         flags = bytearray()
         for count, blob in segments:
             if count:
-                some, their_flags, _ = codec.load_values(blob)
+                try:
+                    some, their_flags, _ = codec.load_values(blob)
+                except Exception:  # a job has written there; what it had not spoilt counts
+                    break
+                if len(some) != count:
+                    break
                 values += some
                 flags += bytes(count) if their_flags is None else their_flags
             else:

@@ -92,7 +92,8 @@ def _leave(status: int) -> NoReturn:
     Not a normal return: threads that a job has left behind must not keep the process.
     """
     for leave in before_leaving:
-        leave()
+        with contextlib.suppress(BaseException):
+            leave()
     with contextlib.suppress(BaseException):
         util._exit_function()  # type: ignore[attr-defined]
     for stream in (sys.stdout, sys.stderr):

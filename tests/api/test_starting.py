@@ -12,7 +12,7 @@ from mpengine.observing import WorkerReady, WorkerStarted
 from mpengine.runtime import leash
 from tests.api import jobs
 from tests.runtime.fixtures import MakeEngine
-from tests.support import WAIT_S, run_python, wait_for
+from tests.support import WAIT_S, run_python, wait_for, wait_gone
 
 METHODS = ("forkserver", "spawn")
 take_hold = leash.take_hold
@@ -157,3 +157,17 @@ for fn in (jobs.square, lambda x: x, jobs.square):
     done = run_python("-c", code)
     assert done.stderr == ""
     assert done.stdout.split() == ["False", "1", "0", "False", "1", "0", "True", "1", "0"]
+
+
+def test_workers_that_stand_by_end_with_their_parent() -> None:
+    code = """
+import os, signal
+from mpengine import Engine
+from mpengine.runtime import leash
+leash.take_hold = lambda write_fd: None
+print(*[row.pid for row in Engine(3, "fork").workers()], flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    pids = [int(pid) for pid in run_python("-c", code).stdout.split()]
+    assert len(pids) == 3
+    wait_gone(*pids)

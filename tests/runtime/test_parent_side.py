@@ -170,6 +170,22 @@ def test_what_a_dead_worker_had_kept_and_not_logged(log: Any, done: int, of_jobs
     assert Collector(lambda seq: None, lambda seq: None, NO_LANE).unlogged(7, reader) is None
 
 
+@pytest.mark.parametrize("rubbish", [b"\xff" * 8, codec.dump_values([1, 2, 3], None)], ids=["no pickle", "too many"])
+def test_rubbish_among_what_a_dead_worker_had_kept_costs_no_more_than_what_is_behind_it(
+    log: Any, rubbish: bytes
+) -> None:
+    reader, writer = log
+    held = Held(writer, 1, 0, None)
+    held.values += [0, 1]
+    held.keep_all()
+    assert held._write_pending(rubbish, 1)
+    batch = Batch(1, span=Span(None, None, b"", position=0, first=0, stop=9), now=0.0)  # type: ignore[arg-type]
+    event = Collector({1: batch}.get, lambda seq: None, NO_LANE).unlogged(7, reader)
+    assert event is not None
+    (report,) = event.reports
+    assert (report.index, report.count) == (0, 2)
+
+
 @pytest.mark.parametrize("taken", [True, False])
 def test_a_value_that_was_taken_directly_is_not_made_again(log: Any, taken: bool) -> None:
     _, writer = log
