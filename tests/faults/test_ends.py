@@ -338,15 +338,18 @@ import os, signal
 from multiprocessing import resource_tracker
 from mpengine import Engine
 
+def settle():  # no worker is being started: that would reap the tracker before it is waited for here
+    while [row.state for row in engine.workers()] != ["idle"] * 2:
+        pass
+
 with Engine(2, {method!r}) as engine:
     assert engine.submit(abs, -1).result(20) == 1
     for _ in range(2):
+        settle()
         tracker = resource_tracker._resource_tracker._pid
         os.kill(tracker, signal.SIGKILL)
         os.waitid(os.P_PID, tracker, os.WEXITED | os.WNOWAIT)
         assert [f.outcome(20).status for f in [engine.submit(os._exit, 3) for _ in range(2)]] == ["lost"] * 2
         assert list(engine.map(abs, range(100))) == list(range(100))
-        while [row.state for row in engine.workers()] != ["idle"] * 2:
-            pass
 print("unharmed")
 """
