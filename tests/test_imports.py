@@ -118,8 +118,8 @@ def test_the_core_is_pure() -> None:
     assert [str(one) for one in found if any(one.is_of(name) for name in IMPURE)] == []
 
 
-def test_the_wire_imports_only_the_core_and_the_errors() -> None:
-    assert broken("mpengine/wire", "mpengine.wire", "mpengine.core", "mpengine.errors") == []
+def test_the_wire_imports_only_the_core_the_errors_and_the_arrays() -> None:
+    assert broken("mpengine/wire", "mpengine.wire", "mpengine.core", "mpengine.errors", "mpengine.arrays") == []
 
 
 def test_the_arrays_stand_alone() -> None:
