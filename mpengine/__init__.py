@@ -19,6 +19,7 @@ TYPE_CHECKING = False  # as typing has it, whose import takes a worker milliseco
 if TYPE_CHECKING:
     from typing import Any
 
+    from mpengine.arrays.shared import Shared as Shared
     from mpengine.context import Context as Context
     from mpengine.core.job import Job as Job
     from mpengine.core.job import Outcome as Outcome
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from mpengine.runtime.stopping import ShutdownReport as ShutdownReport
     from mpengine.runtime.stopping import WorkerEnd as WorkerEnd
     from mpengine.snapshot import EngineStats as EngineStats
+    from mpengine.snapshot import MemoryStats as MemoryStats
     from mpengine.snapshot import WorkerRow as WorkerRow
 
 _HOMES = {
@@ -61,9 +63,11 @@ _HOMES = {
     "JobInterrupt": "interrupt",
     "JobLost": "errors",
     "MemoryLimitExceeded": "errors",
+    "MemoryStats": "snapshot",
     "Outcome": "core.job",
     "RemoteError": "errors",
     "RemoteTraceback": "errors",
+    "Shared": "arrays.shared",
     "ShutdownReport": "runtime.stopping",
     "Status": "core.job",
     "WorkerEnd": "runtime.stopping",

@@ -24,6 +24,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from mpengine.arrays.parcel import LARGE, size_of
 from mpengine.core import events as ev
 from mpengine.core.records import Entry, Span
 from mpengine.mailbox import Mailbox
@@ -327,25 +328,25 @@ class CallSource(Source):
         kind = type(item)
         if kind in NUMBERS or (self._fn.star and all(type(part) in NUMBERS for part in item)):
             return item
-        if kind is str or kind is bytes:
+        if (kind is str or kind is bytes) and len(item) < LARGE:
             self._bytes += len(item)
             self._kinds.add(kind)
             return item
         try:
-            blob = codec.dumps(item)
+            blob = codec.pack(item, self._dispatcher.arena)
         except BaseException as error:
             call = f"call {self._drawn + len(self._gathered)} of map(`{self._fn.name}`)"
             blame = codec.blame_arguments(item if self._fn.star else (item,), {}, error)
             codec.annotate(error, f"mpengine: {call}: {blame}")
             raise
-        self._bytes += len(blob)
+        self._bytes += size_of(blob)
         self._kinds.add(_Pickled)
         return _Pickled(blob)
 
     def _pack(self, prepared: list[Any]) -> tuple[list[Entry], int]:
         count, flags = len(prepared), None
         if _Pickled in self._kinds and _Pickled in set(map(type, prepared)):
-            flags = bytearray(type(item) is _Pickled for item in prepared)
+            flags = bytearray(codec.flag_of(item.blob) if type(item) is _Pickled else 0 for item in prepared)
             prepared = [item.blob if type(item) is _Pickled else item for item in prepared]
         size = text_bytes(prepared) if self._kinds else 0
         payload = codec.dump_values(prepared, flags)

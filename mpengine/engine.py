@@ -12,8 +12,10 @@ import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator
 from multiprocessing.context import BaseContext
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
+from mpengine.arrays.parcel import COPY, OWN
+from mpengine.arrays.shared import Shared
 from mpengine.core.job import Job, Outcome, function_name
 from mpengine.core.pace import pace_key
 from mpengine.core.records import Record, Sink
@@ -41,6 +43,8 @@ from mpengine.streams import (
 from mpengine.wire import codec
 
 _numbers = itertools.count(1)
+
+T = TypeVar("T")
 
 
 class Engine(concurrent.futures.Executor):
@@ -230,7 +234,7 @@ class Engine(concurrent.futures.Executor):
             stream = self._run_stream(jobs, sure=sure, ordered=ordered, deadline=deadline, buffersize=buffersize)
             return iterate_values(stream, self)
         try:
-            packed = codec.dumps(fn)
+            packed = codec.pack(fn, self._dispatcher.arena, COPY)
         except Exception as error:  # the user's function, whose parts may raise anything
             codec.annotate(error, f"mpengine: the mapped function `{function_name(fn)}` cannot be pickled")
             return failing(error)
@@ -240,6 +244,23 @@ class Engine(concurrent.futures.Executor):
             items if star else iter(iterables[0]), sure=sure, buffersize=buffersize,
         )  # fmt: skip
         return Values(MapStream(source, ordered=ordered, deadline=deadline, counts_each=buffersize is not None), self)
+
+    # ---- data for many jobs ----------------------------------------------------------------------------------------
+
+    def share(self, obj: T) -> Shared[T]:
+        """Put one read-only copy of an object into shared memory, for any number of jobs. See `Shared`.
+
+        Blocks for as long as it takes to pickle and copy it.
+
+        Raises:
+            EngineClosed, EngineBroken: As `submit`.
+            MemoryError: There is no room for it.
+            Exception: The pickler's own, with a note on the part that cannot be pickled.
+        """
+        self._check_open()
+        dispatcher = self._dispatcher
+        data, buffers, leases = codec.dump_shared(obj, dispatcher.arena)
+        return Shared(data, buffers, leases, dispatcher.arena, dispatcher.shared_dropped)
 
     # ---- looking -----------------------------------------------------------------------------------------------------
 
@@ -326,10 +347,13 @@ class Engine(concurrent.futures.Executor):
 
 def _record(dispatcher: Dispatcher, options: Options, job: Job, sink: Sink) -> Record:
     """Pickle a job, and fill in what it leaves to the engine."""
+    retries = options.retries if job.retries is None else job.retries
     payload: bytes | None = None
     problem: BaseException | None = None
     try:
-        payload = codec.dump_call(job.fn, job.args, job.kwargs)
+        # One that may be run again finds its arguments as they were.
+        mode = COPY if retries else OWN
+        payload = codec.pack_call(job.fn, job.args, job.kwargs, dispatcher.arena, mode)
     except Exception as error:  # the user's objects, which may raise anything
         problem = error
     context = job.context
@@ -338,7 +362,7 @@ def _record(dispatcher: Dispatcher, options: Options, job: Job, sink: Sink) -> R
     return Record(
         job, sink, payload=payload, problem=problem, key=pace_key(job.fn),
         timeout=options.timeout if job.timeout is None else job.timeout,
-        retries=options.retries if job.retries is None else job.retries,
+        retries=retries,
         deadline=None if context is None else context.deadline,
     )  # fmt: skip
 

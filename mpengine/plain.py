@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from mpengine.arrays.parcel import size_of
 from mpengine.wire import codec
 
 NUMBERS = codec.ATOMS - {str, bytes}  # those whose size need not be looked at
@@ -22,5 +23,5 @@ def is_plain_text(args: tuple[Any, ...]) -> bool:
 
 
 def text_bytes(values: Iterable[Any]) -> int:
-    """Of the strings and bytes among them."""
-    return sum(len(value) for value in values if isinstance(value, str | bytes))
+    """Of the strings and bytes among them, and of what lies in the blocks of parcels."""
+    return sum(size_of(value) for value in values if isinstance(value, str | bytes))

@@ -11,6 +11,22 @@ from mpengine.runtime.supervisor import WorkerHandle, WorkerState, memory_of
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryStats:
+    """Shared memory, in bytes.
+
+    Attributes:
+        size: What the system holds for it: what is in use, what is kept to be used again, and the workers' logs.
+        in_use: Arguments on their way, or still looked at by a worker; results that are still looked at here; shared
+            objects.
+        peak: The most that was ever in use.
+    """
+
+    size: int
+    in_use: int
+    peak: int
+
+
+@dataclass(frozen=True, slots=True)
 class EngineStats:
     """Counts of jobs by state, calls of `map` included.
 
@@ -21,6 +37,7 @@ class EngineStats:
         retried: Attempts that ended badly and were followed by another.
         throughput: Jobs ended per second of the engine's life.
         uptime: Seconds since it was made.
+        memory: Of arguments, results and shared objects that cross in shared memory.
     """
 
     pending: int
@@ -34,6 +51,7 @@ class EngineStats:
     retried: int
     throughput: float
     uptime: float
+    memory: MemoryStats
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +89,7 @@ def engine_stats(dispatcher: Dispatcher) -> EngineStats:
     ended = sum(counts.values())
     queued = sum(batch.size - batch.done for batch in list(books.batches.values()) if not workforce.is_over(batch))
     uptime = monotonic() - dispatcher.started_at
+    memory = dispatcher.memory
     return EngineStats(
         pending=max(0, dispatcher.lane.admitted + len(dispatcher.lane.calls) - ended - queued),
         queued=queued,
@@ -83,6 +102,7 @@ def engine_stats(dispatcher: Dispatcher) -> EngineStats:
         retried=books.retried,
         throughput=ended / uptime if uptime > 0 else 0.0,
         uptime=uptime,
+        memory=MemoryStats(memory.size(), memory.in_use(), memory.peak),
     )
 
 

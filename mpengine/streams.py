@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
+from mpengine.arrays.parcel import size_of
 from mpengine.core.job import Outcome
 from mpengine.core.records import SpanEnd
 from mpengine.drawing import CallSource, Source
@@ -126,7 +127,7 @@ class MapStream(_Stream):
 
 def _size_of(blobs: Iterable[bytes], objects: int) -> int:
     """Bytes that results take while they wait for their turn, in so many objects."""
-    return objects * _OBJECT_BYTES + sum(map(len, blobs))
+    return objects * _OBJECT_BYTES + sum(map(size_of, blobs))
 
 
 def _unpacked(blobs: Iterable[bytes]) -> tuple[list[Any], bool, BaseException | None]:

@@ -141,7 +141,8 @@ class Record:
         self.deadline = deadline
         self.stream = stream  # the iterator it was drawn for, if any
         self.position = 0  # in that one's input
-        self.size = 0 if payload is None else len(payload)
+        # Of a parcel (`arrays.parcel`): with all that lies in its blocks.
+        self.size = 0 if payload is None else getattr(payload, "size", len(payload))
         self.seq = 0  # given by the ledger
         self.state = State.PENDING
         self.attempt = 0

@@ -2,7 +2,8 @@
 
     page 0              the row: claim, started item, how much is logged (worker), how much is read, requests (parent)
     the next LOG_BYTES  the log, a ring of records; a record never wraps
-    behind              bulk: blobs too large for the ring
+    the table           which blocks are free again (parent)
+    behind              blocks: of parcels (`arrays.parcel`), and of blobs too large for the ring
 
 A result outlives its worker: the record's bytes first, then one 64-bit store of `COMMITTED`. After a death the parent
 reads what is committed. The log's only writer is the worker, its only reader the parent's dispatcher thread.
@@ -12,14 +13,22 @@ from __future__ import annotations
 
 import mmap
 import os
+from array import array
 from collections.abc import Callable, Iterator
 
+from mpengine.arrays import files
+from mpengine.arrays.borrowed import FIRST, Borrowed
+from mpengine.arrays.parcel import Parcel
+from mpengine.arrays.segment import Lease, Segment, fetch
 from mpengine.runtime import descriptors
 from mpengine.wire import messages as wire
 
-_BULK_LIMIT = 64 << 20  # of bulk that waits to be read or stays allocated; one blob may exceed it
+TYPE_CHECKING = False  # as typing has it, whose import takes a worker milliseconds
+if TYPE_CHECKING:
+    from mpengine.arrays.guest import Guest
+
 _LARGEST_INLINE = wire.LOG_BYTES // 8
-_MOST_BYTES = 1 << 30  # a call; the kernel stops at 2 GiB
+_MOST_NUMBERS = 1 << 10  # of blocks in one record
 _FAR = 1 << 46  # where stray writes to the descriptor land: nowhere
 
 
@@ -34,15 +43,16 @@ def _align(size: int) -> int:
 class _Mapped:
     def __init__(self, fd: int) -> None:
         self.fd = fd
-        self._map = mmap.mmap(fd, wire.BULK_BASE)
+        self._map = mmap.mmap(fd, wire.BLOCKS_AT)
         self._view = memoryview(self._map)
         self.words = self._view[: wire.ROW_BYTES].cast("Q")
         self.doubles = self._view[: wire.ROW_BYTES].cast("d")
         self.pending = self._view[wire.PENDING_AT : wire.ROW_BYTES]
-        self.log = self._view[wire.ROW_BYTES : wire.BULK_BASE]
+        self.log = self._view[wire.ROW_BYTES : wire.TABLE_AT]
+        self.table = self._view[wire.TABLE_AT : wire.BLOCKS_AT]
 
     def unmap(self) -> None:
-        for view in (self.words, self.doubles, self.pending, self.log, self._view):
+        for view in (self.words, self.doubles, self.pending, self.log, self.table, self._view):
             view.release()
         self._map.close()
 
@@ -78,11 +88,15 @@ class LogReader(_Mapped):
 
     def __init__(self) -> None:
         with descriptors.no_fork:
-            fd = os.memfd_create("mpengine-channel", os.MFD_CLOEXEC)
+            fd = files.create("mpengine-channel")
             descriptors.own(fd)
-        os.ftruncate(fd, wire.BULK_BASE)
+        os.ftruncate(fd, wire.BLOCKS_AT)
         super().__init__(fd)
         self._read = 0
+        self._lent: tuple[Lease, ...] = ()  # for the next record
+        self.borrowed: Borrowed | None = None  # the worker's blocks, once there are any
+        self.lent = 0  # blocks the worker has written, ever
+        self.cooled = 0  # of these, when it was last asked to give back what is free
 
     def claim(self) -> int:
         """The batch this worker claimed last; 0: none."""
@@ -137,35 +151,65 @@ class LogReader(_Mapped):
                     continue
                 start = at + wire.RECORD.size
                 if bulk:
-                    blob: bytes | bytearray = self._read_bulk(bulk, length)
+                    blob: bytes | bytearray = self._read_block(bulk, length)
                 elif start + length > wire.LOG_BYTES:
                     raise BadFrame(f"a record of {length} bytes at {at}")
                 else:
                     blob = bytes(self.log[start : start + length])
+                if kind == wire.LENT:
+                    self._borrow(blob)
+                    self._consume(wire.RECORD.size + (0 if bulk else _align(length)))
+                    continue
+                if self._lent:
+                    blob = Parcel(blob, self._lent)
                 yield LogRecord(kind, index, count, batch, started_at, duration, peak, blob)
+                self._lent = ()
+                del blob
                 self._consume(wire.RECORD.size + (0 if bulk else _align(length)))
 
     def _consume(self, size: int) -> None:
         self._read += size
         self.words[wire.CONSUMED] = self._read
 
-    def _read_bulk(self, offset: int, length: int) -> bytearray:
-        if offset < wire.BULK_BASE or offset + length > os.fstat(self.fd).st_size:
+    def _borrow(self, blob: bytes | bytearray) -> None:
+        try:
+            key, *numbers = array("Q", blob)
+            places = list(zip(*[iter(numbers)] * 3, strict=True))
+        except ValueError as error:
+            raise BadFrame(f"{len(blob)} bytes that name no blocks") from error
+        size = os.fstat(self.fd).st_size
+        for _, offset, length in places:
+            if wire.BLOCKS_AT + offset + length > size or offset >> wire.BLOCK_BITS >= wire.MOST_BLOCKS:
+                raise BadFrame(f"a block of {length} bytes at {offset}")
+        if self.borrowed is None:
+            self.borrowed = Borrowed(key, self.fd, wire.BLOCKS_AT, self.table, wire.BLOCK_BITS)
+        self._lent = tuple(map(self.borrowed.take, places))
+        self.lent += len(places)
+
+    def _read_block(self, number: int, length: int) -> bytearray:
+        """A copy of a large blob; its block is free then."""
+        offset = (number - 1) << wire.BLOCK_BITS
+        at = wire.BLOCKS_AT + offset
+        if number > wire.MOST_BLOCKS or at + length > os.fstat(self.fd).st_size:
             raise BadFrame(f"a blob of {length} bytes at {offset}")
-        buffer = bytearray(length)  # may raise MemoryError: the caller's affair
-        view = memoryview(buffer)
-        done = 0
-        while done < length:
-            got = os.preadv(self.fd, [view[done : done + _MOST_BYTES]], offset + done)
-            if not got:
-                raise BadFrame(f"a blob of {length} bytes ends after {done}")
-            done += got
-        return buffer
+        try:
+            blob = fetch(self.fd, at, length).obj  # may raise MemoryError: the caller's affair
+        except EOFError as error:
+            raise BadFrame(str(error)) from error
+        self.lent += 1
+        self.table[number] = 1
+        self.table[0] = 1  # last: see `arrays.borrowed`
+        return blob  # type: ignore[return-value]
 
     def close(self) -> None:
-        """Give the memory back. The worker must be dead, or it loses the way back."""
+        """Give the memory back, but for what is looked at. The worker must be dead, or it loses the way back."""
+        self._lent = ()
+        borrowed, self.borrowed = self.borrowed, None
+        if borrowed is not None and borrowed.close(os.fstat(self.fd).st_size):
+            descriptors.forget(self.fd)
+        else:
+            descriptors.close(self.fd)
         self.unmap()
-        descriptors.close(self.fd)
 
 
 class LogWriter(_Mapped):
@@ -184,15 +228,29 @@ class LogWriter(_Mapped):
         self._ring = ring
         self._wait = wait
         self._committed = self.words[wire.COMMITTED]
-        self._bulk_next = wire.BULK_BASE
+        self.segment = Segment(fd, wire.BLOCKS_AT, wire.BLOCK_BITS, most=wire.MOST_BLOCKS, look=self._look)
+        self.guest: Guest | None = None  # has its news told before any end of a job
+        self._lent: dict[int, Lease] = {}  # by offset
 
     def commit(
         self, kind: int, blob: bytes = b"", *, batch: int = 0, index: int = 0, count: int = 1,
         started_at: float = 0.0, duration: float = 0.0, peak_memory: int = 0,
     ) -> None:  # fmt: skip
-        """Log a record; when this returns it outlives the worker. Blocks while the log is full."""
+        """Log a record; when this returns it outlives the worker. Blocks while the log is full.
+
+        Raises:
+            MemoryError: There is no room for a large blob. Nothing was logged.
+        """
         length = len(blob)
-        bulk = self._write_bulk(blob) if length > _LARGEST_INLINE else 0
+        bulk = 0
+        if length > _LARGEST_INLINE:
+            lease = self.segment.put([blob])
+            self._lend(lease)
+            bulk = (lease.offset >> wire.BLOCK_BITS) + 1
+        if self.guest is not None and self.guest.has_news:
+            self.tell_news(self.guest)
+        if type(blob) is Parcel:
+            self._tell_lent(blob.leases)
         size = wire.RECORD.size + (0 if bulk else _align(length))
         at = self._room(size)
         if length and not bulk:
@@ -237,28 +295,37 @@ class LogWriter(_Mapped):
             self._ring()
             self._wait()
 
-    def _write_bulk(self, blob: bytes) -> int:
-        """Write a large blob behind the log, to be read in turn with its record. Raises OSError if there is no room."""
-        if self.words[wire.CONSUMED] == self._committed:
-            self._reset_bulk()
-        elif self._bulk_next - wire.BULK_BASE >= _BULK_LIMIT:
-            while self.words[wire.CONSUMED] != self._committed:
-                self._ring()
-                self._wait()
-            self._reset_bulk()
-        offset = self._bulk_next
-        view = memoryview(blob)
-        try:
-            while len(view):
-                view = view[os.pwrite(self.fd, view[:_MOST_BYTES], offset + len(blob) - len(view)) :]
-        except BaseException:
-            os.ftruncate(self.fd, offset)
-            raise
-        self._bulk_next = offset + _align(len(blob))
-        return offset
+    def tell_news(self, guest: Guest) -> None:
+        """Which of the parent's blocks this worker looks at."""
+        held, released = guest.news()
+        for kind, numbers in ((wire.HELD, held), (wire.RELEASED, released)):
+            for start in range(0, len(numbers), _MOST_NUMBERS):
+                self.commit(kind, array("Q", numbers[start : start + _MOST_NUMBERS]).tobytes())
 
-    def _reset_bulk(self) -> None:
-        """Everything was read: start over, and give back what is more than a usual amount."""
-        if self._bulk_next - wire.BULK_BASE > _BULK_LIMIT:
-            os.ftruncate(self.fd, wire.BULK_BASE)
-        self._bulk_next = wire.BULK_BASE
+    def _tell_lent(self, leases: tuple[Lease, ...]) -> None:
+        """The next record refers to these blocks: they are the parent's, from now on until it says otherwise."""
+        numbers = [self.segment.key]
+        for lease in leases:
+            numbers += lease.place
+        self.commit(wire.LENT, array("Q", numbers).tobytes())
+        for lease in leases:
+            self._lend(lease)
+
+    def _lend(self, lease: Lease) -> None:
+        self._lent[lease.offset] = lease
+        lease.let_go()
+
+    def _look(self) -> None:
+        """Take back what the parent has given back."""
+        table = self._map
+        if not table[wire.TABLE_AT]:
+            return
+        table[wire.TABLE_AT] = 0  # first: what is given back from here on is looked for next time
+        first = wire.TABLE_AT + FIRST
+        at = first
+        end = first + (self.segment.top >> wire.BLOCK_BITS)
+        while (at := table.find(b"\1", at, end)) >= 0:
+            table[at] = 0
+            lease = self._lent.pop((at - first) << wire.BLOCK_BITS, None)
+            if lease is not None:
+                self.segment.give_back(lease.offset, lease.length, lease.warm)

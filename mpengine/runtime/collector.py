@@ -20,7 +20,7 @@ from mpengine.wire import codec
 from mpengine.wire import messages as wire
 from mpengine.wire.remote_error import unpack_error
 
-_ABOUT_WORKER = (wire.READY, wire.START_FAILED, wire.LEAVING)
+_ABOUT_WORKER = (wire.READY, wire.START_FAILED, wire.LEAVING, wire.HELD, wire.RELEASED)
 
 
 class ShortWay(Protocol):

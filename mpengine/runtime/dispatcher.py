@@ -24,6 +24,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, cast
 
+from mpengine.arrays.parcel import numbers_of
 from mpengine.core import actions as do
 from mpengine.core import events as ev
 from mpengine.core.ids import OpenIds
@@ -42,6 +43,7 @@ from mpengine.runtime.express import Express, LoneSink
 from mpengine.runtime.inbox import Inbox
 from mpengine.runtime.lane import Lane
 from mpengine.runtime.launching import prepare_context
+from mpengine.runtime.memory import Memory
 from mpengine.runtime.outbox import MappedFunction, Outbox
 from mpengine.runtime.stopping import ShutdownReport, ShutdownRequest, Stopping
 from mpengine.runtime.supervisor import WORKER_DESCRIPTORS, Supervisor, WorkerHandle
@@ -70,6 +72,7 @@ class Dispatcher:
         admission: For any thread: how jobs get in.
         books: To read in; only the ledger writes.
         ids: Of open jobs; any thread adds, this one removes.
+        arena: For any thread: what goes to the workers in shared memory.
         functions: Those that cross once.
         lane: For any thread: how plain calls get in.
         closed: Set when every worker is gone and this thread ends.
@@ -91,6 +94,7 @@ class Dispatcher:
         self._ledger = Ledger(stop_grace=options.stop_grace, jitter=random.random)
         self.books = self._ledger.books
         self._outbox = Outbox()
+        self.arena = self._outbox.arena
         self._express = Express(self._ledger, self._outbox, self._record_of)
         self.answers = Answers(self._inbox.wake)
         self._taken = 0  # of the answers, when this thread last looked
@@ -123,9 +127,11 @@ class Dispatcher:
             descriptors.own(*self._epoll_fds)
         for epoll in (self._epoll, self._light_epoll):
             epoll.register(self._inbox.wake_fd, select.EPOLLIN)
+        self.memory = Memory(self.arena, self._outbox.arena_fd, self.supervisor, self._is_busy)
         self.workforce = Workforce(
             self.supervisor, self.books, self.observers, self._epoll, self._light_epoll, self._tell, self._express,
             self._book, self._break, options.memory_limit,
+            self.memory.lent,
         )  # fmt: skip
         self._doers: dict[type, Callable[[Any], None]] = {
             do.PutBatch: self._put,
@@ -199,7 +205,18 @@ class Dispatcher:
 
     def finish_function(self, fn: MappedFunction) -> None:
         """A map is over; its function's block can go when its last batch has gone."""
-        self.post(lambda: self._outbox.finish(fn))
+        numbers = numbers_of(fn.blob)
+
+        def finish() -> None:
+            self._outbox.finish(fn)
+            if numbers:
+                self.memory.dropped(numbers)
+
+        self.post(finish)
+
+    def shared_dropped(self, number: int) -> None:
+        """A shared object has gone; a finalizer's last word."""
+        self.post(lambda: self.memory.dropped((number,)))
 
     def interim_report(self) -> ShutdownReport:
         """What a shutdown has come to so far."""
@@ -301,6 +318,7 @@ class Dispatcher:
             self.workforce.observe()  # rule 2
             self._tell(ev.TimePassed())
         self.workforce.look_after(now)
+        self.memory.look_after(now)
         if self._stopping is not None:
             drained = not self.books.open and self._has_taken_all()
             if self._stopping.climb(now, drained=drained):
@@ -308,7 +326,11 @@ class Dispatcher:
 
     def _next_wakeup(self) -> float | None:
         wakeup = self._ledger.next_wakeup()
-        for other in (self.workforce.due(), None if self._stopping is None else self._stopping.ladder.wakeup()):
+        for other in (
+            self.workforce.due(),
+            self.memory.due(),
+            None if self._stopping is None else self._stopping.ladder.wakeup(),
+        ):
             if other is not None and (wakeup is None or other < wakeup):
                 wakeup = other
         return wakeup
@@ -331,6 +353,9 @@ class Dispatcher:
         else:
             self.workforce.observe()  # rule 2
             self._tell(item)
+
+    def _is_busy(self, handle: WorkerHandle) -> bool:
+        return self.workforce.job_of(handle)[0] is not None
 
     def _take_lane(self) -> None:
         """Enter into the books what came through the lane."""
@@ -360,7 +385,7 @@ class Dispatcher:
             if self.observers:
                 self.observers.emit(JobAccepted(record.job, at))
             if written:
-                self._outbox.was_put(seq)
+                self._outbox.was_put(seq, record)
                 self._tell(ev.Sent(record, seq, at))
             else:
                 self._tell(ev.Accepted([record]))
@@ -436,7 +461,7 @@ class Dispatcher:
             refused = self._outbox.put(action.batch)
         except queue.Full:
             self._events.append(ev.QueueFull(action.batch.seq))
-        except (OSError, MemoryError) as error:
+        except MemoryError as error:
             error.add_note("the job could not be sent: no room for its arguments in shared memory")
             self._events.append(ev.PutFailed(action.batch.seq, error))
         else:

@@ -22,6 +22,7 @@ class WorkerEnds:
         *,
         queue_fd: int,
         arena_fd: int,
+        arena_key: int,
         channel_fd: int,
         bell_fd: int,
         answer_fd: int,
@@ -34,7 +35,8 @@ class WorkerEnds:
         threads: int | None = 1,
     ) -> None:
         self.queue_fd = queue_fd  # read end: tickets
-        self.arena_fd = arena_fd  # bodies of batches, read-only
+        self.arena_fd = arena_fd  # the parent's segment, read-only
+        self.arena_key = arena_key
         self.channel_fd = channel_fd  # its row and log
         self.bell_fd = bell_fd  # write end: "there is something in my log"
         self.answer_fd = answer_fd  # write end: answers, see `answers`

@@ -10,6 +10,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 
+from mpengine.arrays.parcel import Parcel
 from mpengine.runtime.channel import LogWriter
 from mpengine.runtime.clock import monotonic
 from mpengine.wire import codec
@@ -25,6 +26,9 @@ _MOST_PENDING = 256  # values of one group: more are worth a record
 
 class Pickled(bytes):
     """A value that was pickled as soon as it was there."""
+
+
+_FLAGS: dict[type, int] = {Pickled: 1, Parcel: 2}
 
 
 class Held:
@@ -45,6 +49,7 @@ class Held:
         self.values: list[Any] = []
         self.times: list[float] = []  # when the jobs among them were started, and the one that runs
         self.all_atoms = True
+        self.segment = log.segment
         self.block: list[Any] = []  # what the loop goes through: emptied, it ends after the call that runs
         self._log = log
         self._since = monotonic()  # when the first of them was started, about
@@ -54,7 +59,7 @@ class Held:
     def append_pickled(self, blob: bytes) -> None:
         """Add a value that is not an atom."""
         self.all_atoms = False  # and so it stays for this span
-        self.values.append(Pickled(blob))
+        self.values.append(blob if type(blob) is Parcel else Pickled(blob))
 
     def next_index(self) -> int:
         """The first call without a value."""
@@ -62,7 +67,7 @@ class Held:
 
     def keep(self, blob: bytes, value: Any, *, is_atom: bool) -> None:
         """Add a value; when this returns it outlives the worker."""
-        is_pending = self._write_pending(blob, 0)
+        is_pending = type(blob) is not Parcel and self._write_pending(blob, 0)
         if is_atom:
             self.values.append(value)
         else:
@@ -101,8 +106,7 @@ class Held:
         values = self.values[start:] if start else self.values
         if self.all_atoms:
             return codec.dump_values(values, None, times)
-        flags = bytearray(type(value) is Pickled for value in values)
-        return codec.dump_values([bytes(v) if type(v) is Pickled else v for v in values], flags, times)
+        return codec.dump_values(values, bytearray(_FLAGS.get(type(value), 0) for value in values), times)
 
     def log(self, *, in_call: bool = False) -> None:
         """Commit what is held.
@@ -128,7 +132,7 @@ class Held:
                 wire.VALUES, blob, batch=self.batch, index=self.index, count=count, started_at=started_at,
                 duration=seconds, peak_memory=peak,
             )  # fmt: skip
-        except OSError as error:
+        except MemoryError as error:
             error.add_note(f"{count} results of {len(blob)} bytes could not be handed over")
             blob = pack_error(error, None)
             for index in range(self.index, self.index + count):

@@ -36,7 +36,7 @@ def run_plain(fn: Any, values: list[Any], index: int, seq: int, log: LogWriter, 
                 kind = type(value)
                 append(value)
             else:
-                held.append_pickled(codec.dump_result(value))
+                held.append_pickled(codec.pack_result(value, held.segment))
         if not held.block:
             return False  # it was cut short
         at += 256 - low
@@ -62,5 +62,5 @@ def run_each(
         if type(value) in atoms:
             held.values.append(value)
         else:
-            held.append_pickled(codec.dump_result(value))
+            held.append_pickled(codec.pack_result(value, held.segment))
     return False

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import os
 import queue
 from dataclasses import dataclass, field
 from typing import Any
 
+from mpengine.arrays import files
+from mpengine.arrays.segment import Lease, Segment
 from mpengine.core.records import Batch, Record
-from mpengine.runtime.arena import Arena
+from mpengine.runtime import descriptors
 from mpengine.runtime.job_queue import JobQueue
 from mpengine.wire import codec
 from mpengine.wire import messages as wire
 
 _keys = itertools.count(1)
+_SMALLEST_BITS = 12  # of a block in the arena: a page
 _WHOLE = 4  # a payload goes along whole if no more than so many times what is needed of it
 
 
@@ -25,19 +29,27 @@ class MappedFunction:
     blob: bytes
     star: bool  # called with a tuple of arguments
     key: int = field(default_factory=lambda: next(_keys))
-    block: tuple[int, int] | None = None
+    block: Lease | None = None
     users: int = 0  # batches in flight
     finished: bool = False  # its map is over
 
 
 class Outbox:
-    """Writes batches. See `core.actions.PutBatch`, `Retract` and `Forget`."""
+    """Writes batches. See `core.actions.PutBatch`, `Retract` and `Forget`.
+
+    Attributes:
+        arena: What is too large for the queue's pipe: bodies of batches, functions, and what lies in parcels.
+        arena_fd: Of its file, read-only, for the workers.
+    """
 
     def __init__(self) -> None:
         self.queue = JobQueue()
-        self.arena = Arena()
-        self._blocks: dict[int, int] = {}  # batch -> offset of its body
-        self._put: set[int] = set()  # batches written and not forgotten
+        with descriptors.no_fork:
+            self._fd = files.create("mpengine-arena")
+            self.arena_fd = os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)
+            descriptors.own(self._fd, self.arena_fd)
+        self.arena = Segment(self._fd, 0, _SMALLEST_BITS)
+        self._put: dict[int, tuple[Any, ...]] = {}  # batches written and not forgotten; what they need kept
         self._pills = 0
         self._unpacked: tuple[bytes, list[Any], bytes | None] = (b"", [], None)  # the payload that was cut last
 
@@ -46,27 +58,26 @@ class Outbox:
 
         Raises:
             queue.Full: There is no room for a further ticket.
-            OSError: There is no memory for the body.
+            MemoryError: There is no room for the body.
         """
         refused: list[Record] = []
+        kept: tuple[Any, ...]
         if batch.span is not None:
             kind, parts = wire.SPAN, self._span_parts(batch)
+            kept = (batch.span.payload,)
         else:
+            kept = tuple(record.payload for record in batch.records)
             kind, parts = wire.JOBS, self._job_parts(batch, refused)
         size = sum(len(part) for part in parts)
         ticket: bytes
         if size <= wire.INLINE_BYTES:
             ticket = wire.TICKET.pack(batch.seq, kind, batch.size, 0, 0) + b"".join(parts)
         else:
-            offset, length = self.arena.store(parts)
-            self._blocks[batch.seq] = offset
-            ticket = wire.TICKET.pack(batch.seq, kind, batch.size, offset, length)
-        try:
-            self.queue.put(ticket)
-        except queue.Full:
-            self._free(batch)
-            raise
-        self._put.add(batch.seq)
+            body = self.arena.put(parts)
+            kept += (body,)
+            ticket = wire.TICKET.pack(batch.seq, kind, batch.size, body.offset, body.length)
+        self.queue.put(ticket)
+        self._put[batch.seq] = kept
         if batch.span is not None:
             batch.span.fn.users += 1
         return refused
@@ -80,9 +91,9 @@ class Outbox:
         ticket = wire.TICKET.pack(seq, wire.LONE, 1, 0, 0) + b"".join(wire.body_parts(header, [payload]))
         return ticket if len(ticket) <= wire.PACKET_BYTES else None
 
-    def was_put(self, seq: int) -> None:
+    def was_put(self, seq: int, record: Record) -> None:
         """The ticket of this batch was written by other means than `put`."""
-        self._put.add(seq)
+        self._put[seq] = (record.payload,)
         self.queue.was_put()
 
     def _job_parts(self, batch: Batch, refused: list[Record]) -> list[bytes]:
@@ -102,8 +113,8 @@ class Outbox:
         assert span is not None
         fn: MappedFunction = span.fn
         if fn.block is None:
-            fn.block = self.arena.store([fn.blob])
-        about = (fn.key, *fn.block)
+            fn.block = self.arena.put([fn.blob])
+        about = (fn.key, fn.block.offset, fn.block.length)
         if span.payload is not None:
             first, stop, payload = span.first, span.stop, span.payload
             if len(payload) > wire.INLINE_BYTES and (stop - first) * _WHOLE < span.total:
@@ -121,6 +132,7 @@ class Outbox:
             values, flags, _ = codec.load_values(payload)
             self._unpacked = payload, values, flags
         _, values, flags = self._unpacked
+        # The leases of parcels among them are the span's payload's, which is kept with the batch.
         return codec.dump_values(values[first:stop], None if flags is None else bytearray(flags[first:stop]))
 
     def put_pill(self) -> bool:
@@ -153,8 +165,7 @@ class Outbox:
         """No worker will look at this batch any more. One that could not be put is forgotten, too."""
         if batch.seq not in self._put:
             return
-        self._put.discard(batch.seq)
-        self._free(batch)
+        del self._put[batch.seq]
         self.queue.task_done()
         if batch.span is not None:
             batch.span.fn.users -= 1
@@ -169,15 +180,10 @@ class Outbox:
     def release_function(self, fn: MappedFunction) -> None:
         """Free the function's block if nobody needs it."""
         if fn.finished and not fn.users and fn.block is not None:
-            self.arena.free(fn.block[0])
             fn.block = None
-
-    def _free(self, batch: Batch) -> None:
-        offset = self._blocks.pop(batch.seq, None)
-        if offset is not None:
-            self.arena.free(offset)
 
     def close(self) -> None:
         """Give everything back. All workers must be gone."""
         self.queue.close()
-        self.arena.close()
+        self.arena.unmap()
+        descriptors.close(self._fd, self.arena_fd)

@@ -10,6 +10,7 @@ raised, so one request raises once.
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import resource
@@ -17,6 +18,7 @@ import traceback
 from collections.abc import Callable
 from types import FrameType, TracebackType
 
+from mpengine.arrays.parcel import LARGE, Parcel, note_read_only
 from mpengine.core.naming import id_text
 from mpengine.current import CurrentJob
 from mpengine.interrupt import JobInterrupt
@@ -44,6 +46,9 @@ PEAK_AFTER_S = 0.001  # shorter jobs are not worth the system call that tells th
 class Runner:
     """Runs batches for a worker.
 
+    Attributes:
+        idle: The main thread runs nothing, so that the signal handler may.
+
     Args:
         log: Where the ends go.
         ring: Tell the parent to read it.
@@ -59,7 +64,10 @@ class Runner:
         max_tasks: int | None,
     ) -> None:
         self.leaving = False
+        self.idle = False
         self._log = log
+        self._lean_seen = 0
+        log.segment.shield = _Shield(self)
         self._words = log.words
         self._ring_bell = ring
         self._fetch = fetch
@@ -107,6 +115,9 @@ class Runner:
 
     def on_signal(self, signum: int, frame: FrameType | None) -> None:
         """The parent wants something of the item that runs; a request that comes too late is nothing."""
+        if self.idle and os.getpid() == self._pid:
+            self.slim()
+            return
         if not self._armed or os.getpid() != self._pid:
             return
         word = self._words[wire.STARTED]
@@ -119,6 +130,25 @@ class Runner:
             self._held.block.clear()  # the calls have become slow: the next group is to be smaller
             self._ring()
             self._armed = True
+
+    def slim(self, *, at_once: bool = False) -> None:
+        """If the parent wants it, or at once: give back the memory that is not in use. Between two batches."""
+        if self._words[wire.LEAN] == self._lean_seen and not at_once:
+            return
+        self._lean_seen = self._words[wire.LEAN]
+        self._functions.clear()
+        guest = self._log.guest
+        if guest is not None:
+            guest.kept.clear()
+            if at_once or guest.looks_at_any():
+                gc.collect()
+            guest.forget()
+            if guest.has_news:
+                self._log.tell_news(guest)
+                self._ring()
+        while self._log.segment.cool():
+            pass
+        self._log.segment.unmap()
 
     # ---- jobs --------------------------------------------------------------------------------------------------------
 
@@ -151,7 +181,7 @@ class Runner:
                 kind, blob = self._run_one(codec.loads, payload)
                 self._current = None
                 if answer is not None and kind == wire.VALUE:
-                    kind = wire.OFFERED
+                    kind = wire.VALUE if type(blob) is Parcel else wire.OFFERED
                 self._log_end(kind, blob, seq, index, now)
                 if answer is not None:
                     answer(seq, blob if kind == wire.OFFERED else None)
@@ -178,7 +208,7 @@ class Runner:
         self._current = (label, 1, None)
         kind, blob = self._run_one(self._known_call, packed, args)
         self._current = None
-        if kind == wire.VALUE:
+        if kind == wire.VALUE and type(blob) is not Parcel:
             kind = wire.OFFERED
         self._log_end(kind, blob, seq, 0, now)
         answer(seq, blob if kind == wire.OFFERED else None)
@@ -202,7 +232,7 @@ class Runner:
                 self._armed = True
                 fn, args, kwargs = load(*packed)
                 value = fn(*args, **kwargs)
-                blob = codec.dump_atom(value) if type(value) in codec.ATOMS else codec.dump_result(value)
+                blob = self._pack(value)
             finally:
                 self._armed = False
                 self._leave_if_forked()
@@ -210,8 +240,16 @@ class Runner:
             return self._failed(error)
         return wire.VALUE, blob
 
+    def _pack(self, value: Any) -> bytes:
+        if type(value) in codec.ATOMS and (type(value) not in (bytes, str) or len(value) < LARGE):
+            return codec.dump_atom(value)
+        return codec.pack_result(value, self._log.segment)
+
     def _failed(self, error: BaseException) -> tuple[int, bytes]:
         tb = _users_part(traceback_of(error))
+        note = note_read_only(error)
+        if note:
+            codec.annotate(error, note)
         if issubclass(type(error), JobInterrupt) and self._words[wire.INTERRUPT] == self._words[wire.STARTED]:
             return wire.INTERRUPTED, _stack_text(tb).encode(errors="replace")
         return wire.ERROR, pack_error(error, tb)
@@ -223,7 +261,7 @@ class Runner:
             self._log.commit(
                 kind, blob, batch=seq, index=index, started_at=started_at, duration=duration, peak_memory=self._peak
             )
-        except OSError as error:  # no room for a large result, or its descriptor was closed: nothing was logged
+        except MemoryError as error:  # no room for a large result, or its descriptor was closed: nothing was logged
             error.add_note(f"its result of {len(blob)} bytes could not be handed over")
             blob = pack_error(error, None)
             self._log.commit(wire.ERROR, blob, batch=seq, index=index, started_at=started_at, duration=duration)
@@ -302,7 +340,7 @@ class Runner:
         try:
             try:
                 self._armed = True
-                if held.names is not None or not short:
+                if held.names is not None or not short or (flags is not None and 2 in flags):
                     revoked = self._run_strictly(fn, values, flags, first, index, stop, star, seq)
                 elif flags is None and not star:
                     revoked = run_plain(fn, values[first + index : first + stop], index, seq, self._log, held)
@@ -340,8 +378,8 @@ class Runner:
             if flags is not None and flags[first + at]:
                 value = loads(value)
             value = fn(*value) if star else fn(value)
-            is_atom = type(value) in atoms
-            blob = codec.dump_atom(value) if is_atom else codec.dump_result(value)
+            blob = self._pack(value)
+            is_atom = type(value) in atoms and type(blob) is not Parcel
             self._armed = False  # the handler must not log while this is half done
             held.keep(blob, value, is_atom=is_atom)
         return False
@@ -373,6 +411,13 @@ class Runner:
             self._show_progress(0.0, 0.0)
             self._progress_shown = False
 
+    def _arm_again(self) -> None:
+        self._armed = True
+        word = self._words[wire.STARTED]
+        if self._words[wire.INTERRUPT] == word and word & wire.INDEX_MASK:
+            self._armed = False
+            raise JobInterrupt("the job's time is over, or it was cancelled")
+
     # ---- small things ------------------------------------------------------------------------------------------------
 
     def _ring(self) -> None:
@@ -399,6 +444,21 @@ def _earlier(one: float | None, other: float | None) -> float | None:
     if one is None or other is None:
         return other if one is None else one
     return min(one, other)
+
+
+class _Shield:
+    """A context in which no request of the parent's breaks the job off; one that comes meanwhile has its turn then."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._was_armed = False
+
+    def __enter__(self) -> None:
+        self._was_armed, self._runner._armed = self._runner._armed, False
+
+    def __exit__(self, *about: object) -> None:
+        if self._was_armed:
+            self._runner._arm_again()
 
 
 class _Raise:

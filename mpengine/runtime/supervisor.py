@@ -23,6 +23,7 @@ from typing import Any
 
 import psutil
 
+from mpengine.arrays.segment import Lease
 from mpengine.core.policy import Rung
 from mpengine.errors import WorkerStartError
 from mpengine.runtime import descriptors, leash, tree
@@ -74,6 +75,7 @@ class WorkerHandle:
     inherited: int = 0  # bytes it shared with others when it was ready, if there is a memory limit
     memory: int = 0  # bytes it held when it was killed for that
     deaf_since: float | None = None  # when its end of the bell was found closed
+    held: dict[int, Lease] = field(default_factory=dict)  # blocks of ours that its objects look at, by number
 
     def request_stack(self, signum: int) -> str:
         """Its Python stack now, all threads; "" if it does not answer. Blocks up to 0.1 s."""
@@ -146,6 +148,7 @@ class Supervisor:
         self.size = size
         self.handles: dict[int, WorkerHandle] = {}
         self.starting = 0  # asked of the launcher, not posted yet
+        self.arena = outbox.arena
         self._start_method = context.get_start_method()
         self._outbox = outbox
         self._answer_fd = answer_fd
@@ -218,8 +221,9 @@ class Supervisor:
             for fd in (bell_r, bell_w):
                 os.set_blocking(fd, False)
             ends = WorkerEnds(
-                queue_fd=self._outbox.queue.read_fd, arena_fd=self._outbox.arena.read_fd, channel_fd=log.fd,
-                bell_fd=bell_w, answer_fd=self._answer_fd, leash_fd=leash_r, crash_fd=crash_fd, **self._spec,
+                queue_fd=self._outbox.queue.read_fd, arena_fd=self._outbox.arena_fd, arena_key=self.arena.key,
+                channel_fd=log.fd, bell_fd=bell_w, answer_fd=self._answer_fd, leash_fd=leash_r, crash_fd=crash_fd,
+                **self._spec,
             )  # fmt: skip
             process = WorkerProcess(self._start_method, f"{self._name}-worker-{worker}", ends)
             process.start()
@@ -294,6 +298,7 @@ class Supervisor:
         descriptors.close(leash_w)  # the leash first: the kernel kills what is left of the group
         descriptors.close(leash_r, handle.bell_fd, handle.crash_fd, handle.pidfd)
         handle.log.close()
+        handle.held.clear()
         handle.process.release()
         tree.send(handle.family, signal.SIGKILL)  # those that moved to a session of their own and ignored SIGTERM
 

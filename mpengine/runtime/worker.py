@@ -20,7 +20,9 @@ import sys
 from multiprocessing import util
 
 from mpengine import current
-from mpengine.runtime import arena, leash
+from mpengine.arrays.guest import Guest
+from mpengine.arrays.segment import fetch
+from mpengine.runtime import leash
 from mpengine.runtime.channel import LogWriter
 from mpengine.runtime.clock import monotonic
 from mpengine.runtime.ends import WorkerEnds
@@ -116,6 +118,7 @@ class Worker:
         self._weigh_at = 0.0
         self._heavy_from = 0.0  # bytes
         self._inline = memoryview(bytearray(wire.INLINE_BYTES))
+        self._log.guest = Guest(ends.arena_key, ends.arena_fd)
         self._runner = Runner(self._log, self.ring, self._fetch, ends.max_tasks)
 
     # ---- start -----------------------------------------------------------------------------------------------------
@@ -153,12 +156,15 @@ class Worker:
 
     def loop(self) -> int:
         """Take and run batches; return the exit code when it is time to leave."""
-        row, inline, queue = self._log.row, self._inline, self._queue
+        row, inline, queue, runner = self._log.row, self._inline, self._queue, self._runner
         while True:
+            runner.slim()
+            runner.idle = True
             try:
                 size = queue.get_into(row, inline)
             except OSError:  # a job has closed it
                 return EXIT_DAMAGED
+            runner.idle = False
             if size < wire.TICKET.size:
                 return EXIT_DAMAGED
             seq, kind, _items, offset, length = wire.TICKET.unpack(row)
@@ -198,11 +204,11 @@ class Worker:
         self._weigh_at = monotonic() + _WEIGH_S
         if resident_bytes(os.getpid()) <= self._heavy_from:
             return False
-        gc.collect()
+        self._runner.slim(at_once=True)
         return resident_bytes(os.getpid()) > self._heavy_from
 
     def _fetch(self, offset: int, length: int) -> memoryview:
-        return arena.fetch(self._ends.arena_fd, offset, length)
+        return fetch(self._ends.arena_fd, offset, length)
 
     # ---- the parent ------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+from array import array
 from collections.abc import Callable
 from typing import Protocol, cast
 
@@ -58,6 +59,7 @@ class Workforce:
         book: Enter into the books what is on the short way (see `express`).
         give_up: Break the engine: what happened, and why.
         memory_limit: Bytes for each worker; None: no limit.
+        lent: Told of a worker that has lent blocks of shared memory.
 
     Attributes:
         first_alone: The first worker starts by itself. The others follow when it is ready, or as soon as there is more
@@ -77,6 +79,7 @@ class Workforce:
         book: Callable[[], None],
         give_up: Callable[[str, BaseException], None],
         memory_limit: int | None,
+        lent: Callable[[WorkerHandle], None],
     ) -> None:
         self.watched: dict[int, WorkerHandle] = {}  # by bell and pidfd
         self.left: dict[int, WorkerHandle] = {}  # whose logs may not have been read to the end, see `answer`
@@ -93,6 +96,7 @@ class Workforce:
         self._book = book
         self._give_up = give_up
         self._memory_limit = memory_limit
+        self._lent = lent
         self.collector = Collector(books.batches.get, self._lone_of, express)
         self._intensity = RestartIntensity(3 * supervisor.size + 5, RESTART_PERIOD_S, RESTART_PATIENCE_S)
         self._relaunch_at: float | None = None
@@ -153,7 +157,10 @@ class Workforce:
 
     def collect(self, handle: WorkerHandle, *, patient: bool = False) -> None:
         """Take in all that a worker has logged."""
+        lent = handle.log.lent
         events, about, problem = self.collector.collect(handle.id, handle.pid, handle.log, patient=patient)
+        if handle.log.lent != lent:
+            self._lent(handle)
         if events and type(events[0]) is not ev.Passed:
             self._book()  # they may speak of a batch that is news
         for record in about:
@@ -164,6 +171,14 @@ class Workforce:
                 handle.gone_by = monotonic() + PILL_GRACE_S
                 self.replenish()
                 self._reschedule()
+            elif record.kind == wire.HELD:
+                for number in array("Q", record.blob):
+                    lease = self._supervisor.arena.find(number)
+                    if lease is not None:
+                        handle.held[number] = lease
+            elif record.kind == wire.RELEASED:
+                for number in array("Q", record.blob):
+                    handle.held.pop(number, None)
             else:
                 handle.start_error = unpack_error(record.blob, f"in the initializer of worker pid {handle.pid}")
         if events:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import pickle
 import sys
 from collections import ChainMap
+from collections.abc import Callable
 from types import CodeType
 from typing import Any, ClassVar
 
@@ -29,13 +31,50 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     dispatch_table: ClassVar[Any] = ChainMap({CodeType: _reduce_code}, cloudpickle.Pickler.dispatch_table)
 
 
-def dumps_by_value(obj: Any) -> bytes:
+def _reduce_memoryview(view: memoryview) -> tuple[Any, ...]:
+    """As a memoryview, where cloudpickle makes bytes of it."""
+    pieces = view if view.c_contiguous else view.tobytes()
+    return _view, (pickle.PickleBuffer(pieces), view.format, view.shape)
+
+
+def _view(buffer: Any, kind: Any, shape: tuple[int, ...]) -> memoryview:
+    view = memoryview(buffer)
+    return view if (view.format, view.shape) == (kind, shape) else view.cast("B").cast(kind, shape)
+
+
+class _Writable:
+    """The bytes of an array that is read-only, as numpy takes them for one that is not. Only to be read from."""
+
+    def __init__(self, array: Any) -> None:
+        self.array = array  # held as long as somebody looks at its bytes
+        address = array.__array_interface__["data"][0]
+        self.__array_interface__ = {"data": (address, False), "shape": (array.nbytes,), "typestr": "|u1", "version": 3}
+
+
+def _reduce_array(array: Any) -> tuple[Any, ...]:
+    """As numpy does; and one that is read-only, here, arrives as the other side's own, which may write to it."""
+    reduced: tuple[Any, ...] = array.__reduce_ex__(PROTOCOL)
+    parts = reduced[1]
+    if array.flags.writeable or not parts or type(parts[0]) is not pickle.PickleBuffer:
+        return reduced
+    same = sys.modules["numpy"].asarray(_Writable(array))
+    return reduced[0], (pickle.PickleBuffer(same), *parts[1:])
+
+
+_ours: dict[type, Any] = Pickler.dispatch_table.maps[0]
+_ours[memoryview] = _reduce_memoryview
+
+
+def dumps_by_value(obj: Any, buffer_callback: Callable[[pickle.PickleBuffer], bool] | None = None) -> bytes:
     """Pickle a user's object, with all that lives in `__main__` or is registered to travel by value."""
+    array = getattr(sys.modules.get("numpy"), "ndarray", None)
+    if array is not None:
+        _ours[array] = _reduce_array
     main = sys.modules.get("__mp_main__")
     if main is not None and main.__name__ not in cloudpickle.list_registry_pickle_by_value():
         _register_mp_main(main)
     buffer = io.BytesIO()
-    Pickler(buffer, PROTOCOL).dump(obj)
+    Pickler(buffer, PROTOCOL, buffer_callback=buffer_callback).dump(obj)
     return buffer.getvalue()
 
 

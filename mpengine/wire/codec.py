@@ -4,6 +4,8 @@ Plain pickle where it can, cloudpickle where it cannot. What lives in `__main__`
 `cloudpickle.register_pickle_by_value`) must travel by value, because workers do not import the user's `__main__`; but
 plain pickle would happily write its name. So the pickle is searched for the module's name: a hit, also one by chance
 in some string, only means that cloudpickle does the work.
+
+`pack...` is for what goes to another process of the engine: large parts of it lie in shared memory (`arrays.parcel`).
 """
 
 from __future__ import annotations
@@ -13,11 +15,23 @@ import sys
 from collections.abc import Mapping
 from types import BuiltinFunctionType, FunctionType, ModuleType
 
+from mpengine.arrays.parcel import (
+    OWN,
+    Packing,
+    Parcel,
+    current_packing,
+    out_of_band,
+    pack_in,
+    seal,
+    with_leases,
+)
 from mpengine.wire.culprit import find_culprit
 
 TYPE_CHECKING = False  # as typing has it, whose import takes a worker milliseconds
 if TYPE_CHECKING:
     from typing import Any
+
+    from mpengine.arrays.segment import Lease, Segment
 
 PROTOCOL = 5
 
@@ -42,21 +56,40 @@ def _further_names() -> tuple[bytes, ...]:
 
 
 def dumps(obj: Any) -> bytes:
-    """Pickle a user's object. Raises what the pickler raises."""
+    """Pickle a user's object, for this packing if there is one. Raises what the pickler raises."""
+    packing = current_packing()
     try:
-        data = pickle.dumps(obj, PROTOCOL)
+        data = pickle.dumps(obj, PROTOCOL, buffer_callback=None if packing is None else packing.take)
     except (pickle.PicklingError, AttributeError, TypeError):
-        return _dumps_by_value(obj)  # a lambda, a closure, a local class; or something that cannot be pickled at all
-    if b"__main__" in data or any(name in data for name in _further_names()):
+        return _dumps_by_value(obj, packing)  # a lambda, a local class; or something that cannot be pickled at all
+    if b"__main__" in data or any(name in data for name in _further_names()) or (packing and packing.is_alien):
         del data  # as large as the object, perhaps: not beside the next
-        return _dumps_by_value(obj)
+        return _dumps_by_value(obj, packing)
     return data
 
 
-def _dumps_by_value(obj: Any) -> bytes:
+def _dumps_by_value(obj: Any, packing: Packing | None) -> bytes:
     from mpengine.wire.by_value import dumps_by_value  # a worker pays for cloudpickle only if it needs it
 
-    return dumps_by_value(obj)
+    if packing is None:
+        return dumps_by_value(obj, None)
+    packing.buffers.clear()
+    packing.leases.clear()
+    return dumps_by_value(obj, packing.take)
+
+
+def pack(obj: Any, segment: Segment | None = None, mode: int = OWN) -> bytes:
+    """Pickle a user's object; with a segment, what is large goes there.
+
+    Args:
+        mode: How the other side opens it, see `arrays.parcel`.
+
+    Raises:
+        MemoryError: There is no room for it.
+    """
+    with pack_in(segment) as packing:
+        data = dumps(out_of_band(obj))
+    return seal(data, packing, mode)
 
 
 def annotate(error: BaseException, note: str) -> None:
@@ -67,13 +100,18 @@ def annotate(error: BaseException, note: str) -> None:
         return
 
 
-def dump_call(fn: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
-    """Pickle a call, to be run in a worker. Where a part cannot be pickled, a note on the error names it."""
-    try:
-        return dumps((fn, args, dict(kwargs)))  # whatever mapping it is
-    except BaseException as error:
-        annotate(error, _blame_call(fn, args, kwargs, error))
-        raise
+def pack_call(
+    fn: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], segment: Segment | None = None, mode: int = OWN
+) -> bytes:
+    """Pickle a call, to be run in a worker, as `pack`. Where a part cannot be pickled, a note on the error names it."""
+    with pack_in(segment) as packing:
+        try:
+            named = {name: out_of_band(value) for name, value in kwargs.items()}  # whatever mapping it is
+            data = dumps((fn, out_of_band(args), named))
+        except BaseException as error:
+            annotate(error, _blame_call(fn, args, kwargs, error))
+            raise
+    return seal(data, packing, mode)
 
 
 class _Packed:
@@ -87,7 +125,7 @@ class _Packed:
 
 
 def dump_packed_call(blob: bytes, args: tuple[Any, ...]) -> bytes:
-    """As `dump_call`, of a function that was pickled before, and plain arguments."""
+    """As `pack_call`, of a function that was pickled before, and plain arguments."""
     return pickle.dumps((_Packed(blob), args, {}), PROTOCOL)
 
 
@@ -96,13 +134,26 @@ def dump_atom(value: Any) -> bytes:
     return pickle.dumps(value, PROTOCOL)
 
 
-def dump_result(value: Any) -> bytes:
-    """Pickle what a job returned. The error gets a note saying that it was the result."""
-    try:
-        return dumps(value)
-    except Exception as error:
-        annotate(error, _blame("the job's result", value, error) + "; return something that can")
-        raise
+def pack_result(value: Any, segment: Segment | None = None) -> bytes:
+    """Pickle what a job returned, as `pack`. The error gets a note saying that it was the result."""
+    with pack_in(segment) as packing:
+        try:
+            data = dumps(out_of_band(value))
+        except Exception as error:
+            annotate(error, _blame("the job's result", value, error) + "; return something that can")
+            raise
+    return seal(data, packing, OWN)
+
+
+def dump_shared(obj: Any, segment: Segment) -> tuple[bytes, list[memoryview], list[Lease]]:
+    """Pickle an object that is to be shared: with all its buffers, and leases of shared objects inside it."""
+    with pack_in(segment, smallest=1) as packing:
+        try:
+            data = dumps(out_of_band(obj))
+        except Exception as error:
+            annotate(error, _blame("the object to be shared", obj, error) + _ADVICE)
+            raise
+    return data, packing.buffers, packing.leases
 
 
 def _blame_call(fn: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], error: BaseException) -> str:
@@ -143,10 +194,19 @@ def dump_values(values: list[Any], flags: bytearray | None, times: bytes | None 
 
     Args:
         values: atoms (or tuples of them), or bytes where flagged.
-        flags: as long as `values`; None: all are atoms.
+        flags: as long as `values`, see `flag_of`; None: all are atoms.
         times: float64, one more than `values`: when each was begun, and when the last was there.
     """
-    return pickle.dumps((values, None if flags is None else bytes(flags), times), PROTOCOL)
+    if flags is None:
+        return pickle.dumps((values, None, times), PROTOCOL)
+    plain = [bytes(value) if flag else value for value, flag in zip(values, flags, strict=True)]
+    data = pickle.dumps((plain, bytes(flags), times), PROTOCOL)
+    return with_leases(data, values) if 2 in flags else data
+
+
+def flag_of(blob: bytes) -> int:
+    """Of a pickled value among others: 2, if it is a parcel, whose blocks can be opened once; else 1."""
+    return 2 if type(blob) is Parcel else 1
 
 
 def load_values(blob: Any) -> tuple[list[Any], bytes | None, bytes | None]:

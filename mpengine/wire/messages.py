@@ -5,7 +5,8 @@
     body     header length u32 | header (a pickle of plain values) | the payloads, one after another
     answer   batch u64 | the pickled value, if there is one and it fits; one packet of the answers' pipe
     row      64-bit words in the first page of a worker's channel, see the names below
-    record   64 bytes of header, then the blob, in a worker's log
+    record   64 bytes of header, then the blob, in a worker's log; if that is large, in a block behind the table
+    table    which of the worker's blocks are free again (arrays/borrowed.py)
 
 A started item is one 64-bit word, so that one store says it all: batch << INDEX_BITS | index + 1.
 """
@@ -49,13 +50,17 @@ CONSUMED = 16  # bytes of log read, ever
 REVOKED = 17  # a batch: start no further item of it
 INTERRUPT = 18  # a started word: break this item off
 FLUSH = 19  # a batch: log the values held back
+LEAN = 20  # a count: give back the memory that is not in use
 
 ROW_BYTES = 4096
 PENDING_AT = 512  # within the row: the pending area, of segments one after another
 PENDING_BYTES = ROW_BYTES - PENDING_AT
 SEGMENT = struct.Struct("<II")  # bytes, values; behind it `codec.dump_values`, or, with 0 values, one pickled value
 LOG_BYTES = 1 << 20
-BULK_BASE = ROW_BYTES + LOG_BYTES  # blobs too large for the log lie in the file behind it
+TABLE_AT = ROW_BYTES + LOG_BYTES
+BLOCKS_AT = 2 * ROW_BYTES + 2 * LOG_BYTES  # in the file behind what is mapped
+BLOCK_BITS = 17
+MOST_BLOCKS = BLOCKS_AT - TABLE_AT - 1
 
 RECORD = struct.Struct("<IHHIIQddQQQ")
 RECORD_MAGIC = 0x4D50_4C47
@@ -72,6 +77,9 @@ VALUES = 7
 GAVE_BACK = 8
 LEAVING = 9
 OFFERED = 10  # a value that may be in an answer, too
+HELD = 11  # blocks of the parent's that the worker looks at, by number: they outlast their jobs
+RELEASED = 12  # of those, blocks that it no longer looks at
+LENT = 13  # blocks that the next record refers to: the key of their segment, then number, offset, length of each
 
 
 # The low bytes of two words: of 256 items in a row, all but the first are marked and looked at with these alone.

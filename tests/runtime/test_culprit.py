@@ -119,7 +119,7 @@ def test_an_object_that_holds_itself_ends_the_search() -> None:
 
 def test_the_note_names_argument_and_part() -> None:
     with pytest.raises(TypeError) as caught:
-        codec.dump_call(print, (1, Config(pool={"main": LOCK})), {})
+        codec.pack_call(print, (1, Config(pool={"main": LOCK})), {})
     assert caught.value.__notes__ == [
         f"argument 2 (a Config) cannot be pickled, because of its part `.pool['main']` (a {KIND}); "
         "pass something that can, or make it in the job"
@@ -128,7 +128,7 @@ def test_the_note_names_argument_and_part() -> None:
 
 def test_the_note_on_a_result() -> None:
     with pytest.raises(TypeError) as caught:
-        codec.dump_result([0, LOCK])
+        codec.pack_result([0, LOCK])
     assert f"the job's result (a list) cannot be pickled, because of its part `[1]` (a {KIND})" in str(
         caught.value.__notes__
     )
@@ -139,7 +139,7 @@ def test_what_is_far_too_deep_is_called_so() -> None:
     for _ in range(100_000):
         deep = [deep]
     with pytest.raises(RecursionError) as caught:
-        codec.dump_call(print, (deep,), {})
+        codec.pack_call(print, (deep,), {})
     assert "argument 1 (a list) is nested too deeply to be pickled" in str(caught.value.__notes__)
     while deep:  # taken apart here: its own deallocation would recurse
         deep = deep[0]

@@ -52,7 +52,7 @@ def send_call(lane: Express, future: JobFuture, admitted: int) -> int:
 
 def record() -> Record:
     job = Job(operator.neg, (5,))
-    return Record(job, JobFuture(job), payload=codec.dump_call(job.fn, job.args, job.kwargs))
+    return Record(job, JobFuture(job), payload=codec.pack_call(job.fn, job.args, job.kwargs))
 
 
 def test_a_job_on_the_short_way_is_in_the_queue_and_in_the_lane(lane: Express, outbox: Outbox) -> None:

@@ -48,7 +48,7 @@ class Bench:
 
     def run_jobs(self, *calls: tuple[Any, ...], batch: int = BATCH) -> list[LogRecord]:
         """Each call is (fn, *args); an empty one stands for a job whose future was cancelled."""
-        payloads = [codec.dump_call(call[0], call[1:], {}) if call else b"" for call in calls]
+        payloads = [codec.pack_call(call[0], call[1:], {}) if call else b"" for call in calls]
         header = [(f"job {n}", 1, None, None, len(payload)) for n, payload in enumerate(payloads)]
         self.runner.run_jobs(batch, memoryview(b"".join(wire.body_parts(header, payloads))))
         return self.records()

@@ -68,7 +68,7 @@ def test_what_lives_in_main_travels_by_value() -> None:
         "import sys\nfrom mpengine.wire import codec\n"
         "class Thing:\n    def __init__(self, x): self.x = x\n"
         "def use(thing): return thing.x + 1\n"
-        "sys.stdout.write(codec.dump_call(use, (Thing(4),), {}).hex())\n"
+        "sys.stdout.write(codec.pack_call(use, (Thing(4),), {}).hex())\n"
     )
     data = bytes.fromhex(run_python("-c", code).stdout)
     assert load_elsewhere(data, "value[0](*value[1])") == "5"
@@ -108,7 +108,7 @@ def test_what_cannot_be_pickled_raises_the_picklers_error() -> None:
 )
 def test_a_call_names_the_part_that_cannot_be_pickled(call: Any, part: str) -> None:
     with pytest.raises(TypeError, match="stays at home") as caught:
-        codec.dump_call(*call)
+        codec.pack_call(*call)
     assert part in caught.value.__notes__[0]
 
 
@@ -118,7 +118,7 @@ def test_a_part_that_raises_anything_is_named_too() -> None:
             raise KeyboardInterrupt("from a pickle")
 
     with pytest.raises(KeyboardInterrupt) as caught:
-        codec.dump_call(len, (Nasty(),), {})
+        codec.pack_call(len, (Nasty(),), {})
     assert "argument 1" in caught.value.__notes__[0]
 
 
@@ -249,4 +249,4 @@ def test_the_worker_imports_none_of_the_parents_side() -> None:
 def test_a_call_of_a_job_needs_no_more_than_plain_pickle() -> None:
     """cloudpickle, which takes what pickle refuses, costs several times as much."""
     job = Job(max, (1, 2))
-    assert codec.dump_call(job.fn, job.args, job.kwargs) == pickle.dumps((max, (1, 2), {}), codec.PROTOCOL)
+    assert codec.pack_call(job.fn, job.args, job.kwargs) == pickle.dumps((max, (1, 2), {}), codec.PROTOCOL)
