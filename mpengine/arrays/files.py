@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
 
 _NOT_HERE = (errno.ENOSYS, errno.EPERM, errno.EACCES)  # an old kernel, or a container that forbids the call
 
@@ -29,6 +28,8 @@ def create(name: str) -> int:
 
 
 def _create_named(name: str) -> int:
+    import tempfile  # workers import this module, and need none
+
     folders = ("/dev/shm", tempfile.gettempdir())
     for folder in folders:
         try:
