@@ -98,6 +98,7 @@ class Memory:
         """Have workers drop what they keep and does not belong to a job; those that run one, when it is over."""
         for handle in handles:
             handle.log.cooled = handle.log.lent
+            handle.asked_for = frozenset(handle.held)
             if handle.state is WorkerState.READY:
                 handle.log.words[wire.LEAN] += 1
                 if not self._is_busy(handle):
@@ -105,4 +106,5 @@ class Memory:
 
 
 def _is_warm(handle: WorkerHandle) -> bool:
-    return handle.log.lent != handle.log.cooled
+    """Whether it may have free blocks with memory, or keep what it has rebuilt, since it was last asked."""
+    return handle.log.lent != handle.log.cooled or (bool(handle.held) and handle.held.keys() != handle.asked_for)

@@ -76,6 +76,7 @@ class WorkerHandle:
     memory: int = 0  # bytes it held when it was killed for that
     deaf_since: float | None = None  # when its end of the bell was found closed
     held: dict[int, Lease] = field(default_factory=dict)  # blocks of ours that its objects look at, by number
+    asked_for: frozenset[int] = frozenset()  # of these, when it was last asked to give back what it does not need
 
     def request_stack(self, signum: int) -> str:
         """Its Python stack now, all threads; "" if it does not answer. Blocks up to 0.1 s."""

@@ -58,7 +58,7 @@ PENDING_BYTES = ROW_BYTES - PENDING_AT
 SEGMENT = struct.Struct("<II")  # bytes, values; behind it `codec.dump_values`, or, with 0 values, one pickled value
 LOG_BYTES = 1 << 20
 TABLE_AT = ROW_BYTES + LOG_BYTES
-BLOCKS_AT = 2 * ROW_BYTES + 2 * LOG_BYTES  # in the file behind what is mapped
+BLOCKS_AT = 2 * LOG_BYTES + (1 << 16)  # behind what is mapped; a multiple of any page's size
 BLOCK_BITS = 17
 MOST_BLOCKS = BLOCKS_AT - TABLE_AT - 1
 
