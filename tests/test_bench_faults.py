@@ -18,7 +18,7 @@ from bench.faults.contenders import CONTENDERS
 from bench.faults.program import SCENARIOS
 from bench.faults.run import Run
 from bench.faults.verdicts import NO_SUCH_FEATURE, Observed, Outcome, Verdict, judge
-from tests.support import ROOT, run_python, wait_gone
+from tests.support import ROOT, needs_dev_shm, run_python, wait_gone
 
 BY_NAME = {case.name: case for case in CASES}
 CRASH = BY_NAME["exit-1"]
@@ -199,12 +199,14 @@ def test_this_engine_passes(name: str) -> None:
     assert runner.try_case(BY_NAME[name], "mpengine", CONTENDERS["mpengine"]) == Verdict("pass")
 
 
+@needs_dev_shm
 def test_one_crash_fails_what_waits_in_process_pool_executor() -> None:
     verdict = runner.try_case(CRASH, "ProcessPoolExecutor", CONTENDERS["ProcessPoolExecutor"])
     assert verdict.word == "wrong"
     assert "other jobs failed; unusable afterwards" in verdict.reason
 
 
+@needs_dev_shm
 def test_a_program_notes_what_it_has_in_shared_memory(tmp_path: Path) -> None:
     run = Run(CRASH, CONTENDERS["mpengine"], tmp_path)
     with NamedTemporaryFile(dir="/dev/shm") as file:
@@ -248,6 +250,7 @@ def test_a_contender_that_hangs_is_ended_with_all_that_is_below_it(tmp_path: Pat
     wait_gone(child_of(tmp_path), timeout=0.0)
 
 
+@needs_dev_shm
 def test_what_outlives_its_program_is_counted_and_ended(tmp_path: Path) -> None:
     name = f"bench-faults-{uuid.uuid4()}"
     leaves = LEAVES_A_CHILD + (

@@ -10,7 +10,7 @@ from multiprocessing.shared_memory import SharedMemory
 import pytest
 
 from tests.leaks import Footprint, left_behind
-from tests.support import is_running, run_python, wait_for, wait_gone
+from tests.support import is_running, needs_dev_shm, run_python, wait_for, wait_gone
 
 SETTLE_S = 0.1  # these leaks do not go away
 SLEEPER = ["sleep", "1000"]
@@ -67,6 +67,7 @@ def test_a_file_descriptor_is_found() -> None:
     os.close(opened[0])
 
 
+@needs_dev_shm
 def test_a_shared_memory_entry_is_found() -> None:
     before = Footprint.take()
     memory = SharedMemory(create=True, size=1)

@@ -14,7 +14,7 @@ from tests.api import jobs
 from tests.api.support import keep
 from tests.runtime.fixtures import MakeEngine, wait_ready
 from tests.runtime.gates import Gate
-from tests.support import WAIT_S, is_running, wait_for
+from tests.support import WAIT_S, is_running, needs_dev_shm, wait_for
 
 # ---- initializers ----------------------------------------------------------------------------------------
 
@@ -36,6 +36,7 @@ def test_an_initializer_may_be_a_closure(make_engine: MakeEngine, start_method: 
     assert engine.submit(jobs.remembered).result(WAIT_S) == ["closed over", "and given"]
 
 
+@needs_dev_shm
 def test_initargs_may_hold_locks_and_queues_of_the_same_context(make_engine: MakeEngine, start_method: str) -> None:
     context = get_context(start_method)
     lock, queue = context.Lock(), context.Queue()
@@ -50,6 +51,7 @@ def test_initargs_may_hold_locks_and_queues_of_the_same_context(make_engine: Mak
     queue.join_thread()
 
 
+@needs_dev_shm
 def test_a_queue_is_flushed_before_its_worker_leaves(make_engine: MakeEngine, start_method: str) -> None:
     context = get_context(start_method)
     lock, queue = context.Lock(), context.Queue()

@@ -246,7 +246,8 @@ def test_map_runs_no_call_of_some_length_twice_when_workers_die(make_engine: Mak
         assert engine.join(WAIT_S)
         begun, ended = diary.read()
         assert max(begun.values()) == 1
-        assert sum(begun.values()) - sum(ended.values()) <= 1
+        # What the killed worker was in; and what the other was in when the error ended the map, and with it the rest.
+        assert sum(begun.values()) - sum(ended.values()) <= 2
         assert got == list(range(len(got)))
     assert_works(engine)
 
