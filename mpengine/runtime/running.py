@@ -116,7 +116,7 @@ class Runner:
     def on_signal(self, signum: int, frame: FrameType | None) -> None:
         """The parent wants something of the item that runs; a request that comes too late is nothing."""
         if self.idle and os.getpid() == self._pid:
-            self.slim()
+            self.rest()
             return
         if not self._armed or os.getpid() != self._pid:
             return
@@ -131,16 +131,26 @@ class Runner:
             self._ring()
             self._armed = True
 
-    def slim(self, *, at_once: bool = False) -> None:
-        """If the parent wants it, or at once: give back the memory that is not in use. Between two batches."""
-        if self._words[wire.LEAN] == self._lean_seen and not at_once:
-            return
+    def rest(self) -> None:
+        """Between two batches: be idle; what the parent wants, now or by its signal, is done at once."""
+        self.idle = True
+        while self._words[wire.LEAN] != self._lean_seen:  # after `idle` was set: a signal before that did nothing
+            self.idle = False  # one that comes meanwhile must not begin it again in the middle
+            self.slim()
+            self.idle = True
+
+    def slim(self, *, has_grown: bool = False) -> None:
+        """Give back the memory that is not in use. Between two batches.
+
+        Args:
+            has_grown: There is more of it than there should be: look for garbage, too.
+        """
         self._lean_seen = self._words[wire.LEAN]
         self._functions.clear()
         guest = self._log.guest
         if guest is not None:
             guest.kept.clear()
-            if at_once or guest.looks_at_any():
+            if has_grown or guest.looks_at_any():
                 gc.collect()
             guest.forget()
             if guest.has_news:

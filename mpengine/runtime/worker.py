@@ -158,8 +158,7 @@ class Worker:
         """Take and run batches; return the exit code when it is time to leave."""
         row, inline, queue, runner = self._log.row, self._inline, self._queue, self._runner
         while True:
-            runner.slim()
-            runner.idle = True
+            runner.rest()
             try:
                 size = queue.get_into(row, inline)
             except OSError:  # a job has closed it
@@ -204,7 +203,7 @@ class Worker:
         self._weigh_at = monotonic() + _WEIGH_S
         if resident_bytes(os.getpid()) <= self._heavy_from:
             return False
-        self._runner.slim(at_once=True)
+        self._runner.slim(has_grown=True)
         return resident_bytes(os.getpid()) > self._heavy_from
 
     def _fetch(self, offset: int, length: int) -> memoryview:

@@ -544,3 +544,41 @@ def test_an_error_record_can_always_be_read(bench: Bench) -> None:
     assert type(pickle.loads(pickled)) is ValueError
     assert (name, text) == ("builtins.ValueError", "3 is odd")
     assert "running.py" not in shown
+
+
+# ---- what the parent wants between two batches -------------------------------------------------------------
+
+
+def test_a_wish_to_give_memory_back_waits_for_the_end_of_the_one_before(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They come by a signal, whose handler may run between any two steps: also of itself."""
+    depth = deepest = rounds = 0
+
+    def cool() -> bool:
+        nonlocal depth, deepest, rounds
+        depth += 1
+        deepest = max(deepest, depth)
+        if rounds < 3:
+            rounds += 1
+            bench.writer.words[wire.LEAN] += 1
+            bench.runner.on_signal(0, None)
+        depth -= 1
+        return False
+
+    monkeypatch.setattr(bench.writer.segment, "cool", cool)
+    bench.runner.rest()
+    assert (bench.runner.idle, rounds) == (True, 0)
+    bench.writer.words[wire.LEAN] += 1
+    bench.runner.on_signal(0, None)
+    assert (bench.runner.idle, rounds, deepest) == (True, 3, 1)
+
+
+def test_a_wish_that_came_while_a_job_ran_is_heard_after_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    cooled: list[bool] = []
+    monkeypatch.setattr(bench.writer.segment, "cool", lambda: cooled.append(bench.runner.idle))
+    bench.writer.words[wire.LEAN] += 1
+    bench.runner.on_signal(0, None)
+    assert not cooled
+    bench.runner.rest()
+    assert cooled == [False]
