@@ -75,7 +75,9 @@ class WorkerHandle:
     inherited: int = 0  # bytes it shared with others when it was ready, if there is a memory limit
     memory: int = 0  # bytes it held when it was killed for that
     deaf_since: float | None = None  # when its end of the bell was found closed
-    held: dict[int, Lease] = field(default_factory=dict)  # blocks of ours that its objects look at, by number
+    # Blocks of ours that its objects look at, by number: a lease for each time that it said so. One that it let go and
+    # opened again before it could speak was told twice, and given up once.
+    held: dict[int, list[Lease]] = field(default_factory=dict)
     asked_for: frozenset[int] = frozenset()  # of these, when it was last asked to give back what it does not need
 
     def request_stack(self, signum: int) -> str:

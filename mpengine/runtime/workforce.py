@@ -175,10 +175,13 @@ class Workforce:
                 for number in array("Q", record.blob):
                     lease = self._supervisor.arena.find(number)
                     if lease is not None:
-                        handle.held[number] = lease
+                        handle.held.setdefault(number, []).append(lease)
             elif record.kind == wire.RELEASED:
                 for number in array("Q", record.blob):
-                    handle.held.pop(number, None)
+                    leases = handle.held.get(number, [])
+                    del leases[-1:]
+                    if not leases:
+                        handle.held.pop(number, None)
             else:
                 handle.start_error = unpack_error(record.blob, f"in the initializer of worker pid {handle.pid}")
         if events:
