@@ -33,7 +33,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
 def _reduce_memoryview(view: memoryview) -> tuple[Any, ...]:
     """As a memoryview, where cloudpickle makes bytes of it."""
-    pieces = view if view.c_contiguous else view.tobytes()
+    pieces = view if view.c_contiguous else bytearray(view)
     return _view, (pickle.PickleBuffer(pieces), view.format, view.shape)
 
 

@@ -168,3 +168,8 @@ def fork_and_change(array: Any, other: Any) -> tuple[int, int, int, int]:
 
 def call(fn: Callable[[], Any]) -> Any:
     return fn()
+
+
+def enter_and_sum(door: Any, array: Any) -> float:
+    door.enter("with it")
+    return float(array.sum())
