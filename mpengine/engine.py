@@ -260,7 +260,7 @@ class Engine(concurrent.futures.Executor):
         self._check_open()
         dispatcher = self._dispatcher
         data, buffers, leases = codec.dump_shared(obj, dispatcher.arena)
-        return Shared(data, buffers, leases, dispatcher.arena, dispatcher.shared_dropped)
+        return Shared(data, buffers, leases, dispatcher.arena)
 
     # ---- looking -----------------------------------------------------------------------------------------------------
 

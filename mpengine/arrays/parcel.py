@@ -66,9 +66,11 @@ def size_of(blob: bytes | str) -> int:
     return blob.size if type(blob) is Parcel else len(blob)
 
 
-def numbers_of(blob: bytes) -> tuple[int, ...]:
-    """Of its blocks, if it is a parcel."""
-    return tuple(lease.number for lease in blob.leases) if type(blob) is Parcel else ()
+def let_stay(blob: bytes) -> None:
+    """If it is a parcel: the other side keeps what it stands for, see `Lease.stays`."""
+    if type(blob) is Parcel:
+        for lease in blob.leases:
+            lease.stays = True
 
 
 def with_leases(data: bytes, blobs: Sequence[Any]) -> bytes:

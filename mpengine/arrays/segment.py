@@ -42,15 +42,17 @@ class Lease:
         number: Its own, for ever, in its segment.
         offset, length: Where the block is, and how much of it is used.
         warm: How many bytes at its beginning have memory.
+        stays: The other side keeps what it makes of the block for those who come, until it is told that it is gone.
     """
 
-    __slots__ = ("__weakref__", "_give_back", "length", "number", "offset", "warm")
+    __slots__ = ("__weakref__", "_give_back", "length", "number", "offset", "stays", "warm")
 
     def __init__(self, number: int, offset: int, length: int, give_back: Callable[[Lease], None]) -> None:
         self.number = number
         self.offset = offset
         self.length = length
         self.warm = 0
+        self.stays = False
         self._give_back: Callable[[Lease], None] | None = give_back
 
     @property
@@ -84,6 +86,8 @@ class Segment:
         shield: Entered while a block is taken and written, which no exception from a signal handler may cut short.
         peak: Bytes in use, at most.
         taken: Blocks that were taken, ever.
+        orphaned: Called with the number of a block that `stays`, when it has no lease and is pinned. In any thread,
+            between any two steps of it.
     """
 
     def __init__(
@@ -91,6 +95,7 @@ class Segment:
     ) -> None:  # fmt: skip
         self.key = int.from_bytes(os.urandom(8), "little")
         self.shield: AbstractContextManager[Any] = contextlib.nullcontext()
+        self.orphaned: Callable[[int], None] | None = None
         self.peak = self.taken = 0
         self._fd = fd
         self._base = base
@@ -102,7 +107,9 @@ class Segment:
         self._blocks = Blocks(smallest_bits)
         self._mapping: Mapping | None = None
         self._numbers = itertools.count(1)
-        self._returned: deque[tuple[int, int, int]] = deque()  # offset, length, warm
+        self._returned: deque[tuple[int, int, int, int]] = deque()  # number (0: none), offset, length, warm
+        self._pins: dict[int, int] = {}  # by number: how many
+        self._pinned: dict[int, tuple[int, int, int]] = {}  # of these, the blocks without a lease
         self._leases: weakref.WeakValueDictionary[int, Lease] = weakref.WeakValueDictionary()
 
     def put(self, parts: Sequence[Any], alignment: int = 1) -> Lease:
@@ -138,9 +145,25 @@ class Segment:
         lease.warm = max(lease.warm, length)
         return lease
 
-    def find(self, number: int) -> Lease | None:
-        """The lease of this number; None if it is gone."""
-        return self._leases.get(number)
+    def pin(self, number: int) -> bool:
+        """The block is not free before it was unpinned as often; False: there is none of this number."""
+        with self._lock:
+            self._take_returned()
+            if number not in self._leases and number not in self._pinned:
+                return False
+            self._pins[number] = self._pins.get(number, 0) + 1
+            return True
+
+    def unpin(self, number: int) -> None:
+        """See `pin`."""
+        with self._lock:
+            self._take_returned()
+            self._pins[number] -= 1
+            if not self._pins[number]:
+                del self._pins[number]
+                block = self._pinned.pop(number, None)
+                if block is not None:
+                    self.give_back(*block)
 
     def give_back(self, offset: int, length: int, warm: int) -> None:
         """A block is free whose lease was let go. In `look` only."""
@@ -206,14 +229,20 @@ class Segment:
         return lease
 
     def _came_back(self, lease: Lease) -> None:
-        self._back(lease.offset, lease.length, lease.warm)
+        self._returned.append((lease.number, lease.offset, lease.length, lease.warm))
+        if lease.stays and lease.number in self._pins and self.orphaned is not None:
+            self.orphaned(lease.number)
 
     def _back(self, offset: int, length: int, warm: int) -> None:
-        self._returned.append((offset, length, warm))
+        self._returned.append((0, offset, length, warm))
 
     def _take_returned(self) -> None:
         while self._returned:
-            self.give_back(*self._returned.popleft())
+            number, *block = self._returned.popleft()
+            if number in self._pins:
+                self._pinned[number] = (block[0], block[1], block[2])
+            else:
+                self.give_back(*block)
         if self._look is not None:
             self._look()
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from mpengine.arrays.parcel import current_packing, open_shared
@@ -33,18 +32,16 @@ class Shared(Generic[T]):
         buffers: Sequence[memoryview],
         others: Sequence[Lease],
         segment: Segment,
-        dropped: Callable[[int], None],
     ) -> None:
         parts = [data, *buffers]
         lengths = [len(part) for part in parts]
         lease = segment.put(parts, ALIGNMENT)
+        lease.stays = True
         places = tuple(zip(positions(lengths, ALIGNMENT), lengths, strict=True))
         self.nbytes = lease.length
         self._segment = segment
         self._leases = (lease, *others)  # those of shared objects inside it, too
         self._reduced = open_shared, (segment.key, lease.place, places)
-        # The last word is said when the lease is gone, too: nothing here keeps it.
-        weakref.finalize(self, dropped, lease.number).atexit = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         packing = current_packing()

@@ -24,7 +24,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, cast
 
-from mpengine.arrays.parcel import numbers_of
 from mpengine.core import actions as do
 from mpengine.core import events as ev
 from mpengine.core.ids import OpenIds
@@ -127,6 +126,7 @@ class Dispatcher:
             descriptors.own(*self._epoll_fds)
         for epoll in (self._epoll, self._light_epoll):
             epoll.register(self._inbox.wake_fd, select.EPOLLIN)
+        self.arena.orphaned = self._orphaned
         self.memory = Memory(self.arena, self._outbox.arena_fd, self.supervisor, self._is_busy)
         self.workforce = Workforce(
             self.supervisor, self.books, self.observers, self._epoll, self._light_epoll, self._tell, self._express,
@@ -205,18 +205,11 @@ class Dispatcher:
 
     def finish_function(self, fn: MappedFunction) -> None:
         """A map is over; its function's block can go when its last batch has gone."""
-        numbers = numbers_of(fn.blob)
+        self.post(lambda: self._outbox.finish(fn))
 
-        def finish() -> None:
-            self._outbox.finish(fn)
-            if numbers:
-                self.memory.dropped(numbers)
-
-        self.post(finish)
-
-    def shared_dropped(self, number: int) -> None:
-        """A shared object has gone; a finalizer's last word."""
-        self.post(lambda: self.memory.dropped((number,)))
+    def _orphaned(self, number: int) -> None:
+        """Only workers have this block still; a finalizer's last word."""
+        self.post(lambda: self.memory.dropped(number))
 
     def interim_report(self) -> ShutdownReport:
         """What a shutdown has come to so far."""

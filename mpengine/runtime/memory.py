@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 
 from mpengine.arrays.borrowed import Borrowed
 from mpengine.arrays.segment import Segment
@@ -90,9 +90,9 @@ class Memory:
             self._cool_at = None
             self.slim(handle for handle in self._supervisor.alive() if _is_warm(handle))
 
-    def dropped(self, numbers: Collection[int]) -> None:
-        """These blocks have gone here, but for workers that may keep what was made of them."""
-        self.slim(handle for handle in self._supervisor.alive() if not handle.held.keys().isdisjoint(numbers))
+    def dropped(self, number: int) -> None:
+        """This block has gone here, but for workers that may keep what was made of it."""
+        self.slim(handle for handle in self._supervisor.alive() if number in handle.held)
 
     def slim(self, handles: Iterable[WorkerHandle]) -> None:
         """Have workers drop what they keep and does not belong to a job; those that run one, when it is over."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mpengine.arrays import files
+from mpengine.arrays.parcel import let_stay
 from mpengine.arrays.segment import Lease, Segment
 from mpengine.core.records import Batch, Record
 from mpengine.runtime import descriptors
@@ -32,6 +33,9 @@ class MappedFunction:
     block: Lease | None = None
     users: int = 0  # batches in flight
     finished: bool = False  # its map is over
+
+    def __post_init__(self) -> None:
+        let_stay(self.blob)
 
 
 class Outbox:

@@ -173,15 +173,15 @@ class Workforce:
                 self._reschedule()
             elif record.kind == wire.HELD:
                 for number in array("Q", record.blob):
-                    lease = self._supervisor.arena.find(number)
-                    if lease is not None:
-                        handle.held.setdefault(number, []).append(lease)
+                    if self._supervisor.arena.pin(number):
+                        handle.held[number] += 1
             elif record.kind == wire.RELEASED:
                 for number in array("Q", record.blob):
-                    leases = handle.held.get(number, [])
-                    del leases[-1:]
-                    if not leases:
-                        handle.held.pop(number, None)
+                    if handle.held[number]:
+                        handle.held[number] -= 1
+                        self._supervisor.arena.unpin(number)
+                    if not handle.held[number]:
+                        del handle.held[number]
             else:
                 handle.start_error = unpack_error(record.blob, f"in the initializer of worker pid {handle.pid}")
         if events:
