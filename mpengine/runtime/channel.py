@@ -156,20 +156,25 @@ class LogReader(_Mapped):
                     raise BadFrame(f"a record of {length} bytes at {at}")
                 else:
                     blob = bytes(self.log[start : start + length])
+                size = wire.RECORD.size + (0 if bulk else _align(length))
                 if kind == wire.LENT:
                     self._borrow(blob)
-                    self._consume(wire.RECORD.size + (0 if bulk else _align(length)))
+                    self._consume(size, bulk)
                     continue
                 if self._lent:
                     blob = Parcel(blob, self._lent)
                 yield LogRecord(kind, index, count, batch, started_at, duration, peak, blob)
                 self._lent = ()
                 del blob
-                self._consume(wire.RECORD.size + (0 if bulk else _align(length)))
+                self._consume(size, bulk)
 
-    def _consume(self, size: int) -> None:
+    def _consume(self, size: int, bulk: int = 0) -> None:
         self._read += size
         self.words[wire.CONSUMED] = self._read
+        if bulk:  # not before: a record that is left is read again
+            self.lent += 1
+            self.table[bulk] = 1
+            self.table[0] = 1  # last: see `arrays.borrowed`
 
     def _borrow(self, blob: bytes | bytearray) -> None:
         try:
@@ -187,7 +192,7 @@ class LogReader(_Mapped):
         self.lent += len(places)
 
     def _read_block(self, number: int, length: int) -> bytearray:
-        """A copy of a large blob; its block is free then."""
+        """A copy of a large blob."""
         offset = (number - 1) << wire.BLOCK_BITS
         at = wire.BLOCKS_AT + offset
         if number > wire.MOST_BLOCKS or at + length > os.fstat(self.fd).st_size:
@@ -196,9 +201,6 @@ class LogReader(_Mapped):
             blob = fetch(self.fd, at, length).obj  # may raise MemoryError: the caller's affair
         except EOFError as error:
             raise BadFrame(str(error)) from error
-        self.lent += 1
-        self.table[number] = 1
-        self.table[0] = 1  # last: see `arrays.borrowed`
         return blob  # type: ignore[return-value]
 
     def close(self) -> None:
