@@ -1,19 +1,22 @@
 """The parent's small parts in-process: collector, outbox, descriptors."""
 
+import errno
+import gc
 import os
 import queue
 import threading
 from collections.abc import Iterator
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from mpengine import Job
+from mpengine.arrays.segment import fetch
 from mpengine.core import events as ev
 from mpengine.core.records import Batch, Record, Span
 from mpengine.futures import JobFuture
 from mpengine.runtime import descriptors
-from mpengine.runtime.arena import fetch
 from mpengine.runtime.channel import LogReader, LogWriter
 from mpengine.runtime.collector import Collector
 from mpengine.runtime.held import Held
@@ -227,10 +230,53 @@ def test_records_about_the_worker_itself_are_apart(log: Any) -> None:
     _, writer = log
     writer.commit(wire.READY)
     writer.commit(wire.VALUE, codec.dumps(1), batch=1)
+    writer.commit(wire.HELD, bytes(8))
+    writer.commit(wire.RELEASED, bytes(8))
     writer.commit(wire.LEAVING)
     events, about, _ = collect(log, batch_of(record()))
-    assert [r.kind for r in about] == [wire.READY, wire.LEAVING]
+    assert [r.kind for r in about] == [wire.READY, wire.HELD, wire.RELEASED, wire.LEAVING]
     assert len(events) == 1
+
+
+def test_a_value_in_shared_memory_is_looked_at_and_not_copied(log: Any) -> None:
+    reader, writer = log
+    value = np.arange(100_000)
+    writer.commit(wire.VALUE, codec.pack_result(value, writer.segment), batch=1)
+    (event,), _, _ = collect(log, batch_of(record()))
+    (report,) = event.reports
+    assert (report.value == value).all()
+    assert report.value.flags.writeable
+    assert reader.borrowed.in_use == value.nbytes
+    del event, report
+    gc.collect()
+    assert reader.borrowed.in_use == 0
+
+
+def test_values_of_a_map_in_shared_memory_keep_their_blocks_until_they_are_unpacked(log: Any) -> None:
+    reader, writer = log
+    parcels = [codec.pack_result(np.full(100_000, n), writer.segment) for n in range(2)]
+    writer.commit(wire.VALUES, codec.dump_values(parcels, bytearray([2, 2])), batch=1, count=2, duration=1.0)
+    span = Span(None, None, b"", position=0, first=0, stop=2)  # type: ignore[arg-type]
+    (event,), _, _ = collect(log, Batch(1, span=span, now=0.0))
+    ((blob,),) = [report.value for report in event.reports]
+    values = [codec.loads(value) for value in codec.load_values(blob)[0]]
+    assert [int(value.sum()) for value in values] == [0, 100_000]
+    del event, blob
+    gc.collect()
+    assert reader.borrowed.in_use == 1_600_000
+    del values
+    assert reader.borrowed.in_use == 0
+
+
+def test_a_parcel_whose_blocks_are_gone_is_an_error_and_the_next_one_comes(log: Any) -> None:
+    _, writer = log
+    blob = codec.pack_result(np.arange(100_000), writer.segment)
+    writer.commit(wire.VALUE, bytes(blob), batch=1, index=0)  # without its leases
+    writer.commit(wire.VALUE, codec.dumps("good"), batch=1, index=1)
+    (event,), _, problem = collect(log, batch_of(record(), record()))
+    bad, good = event.reports
+    assert type(bad.error) is LookupError
+    assert (good.value, problem) == ("good", "")
 
 
 @pytest.mark.parametrize("kind", [0xFF, 77])
@@ -257,7 +303,7 @@ def read_ticket(outbox: Outbox) -> tuple[int, int, int, memoryview]:
     """As a worker does: batch, kind, items, body."""
     data = outbox.queue.get()
     seq, kind, items, offset, length = wire.TICKET.unpack_from(data)
-    body = fetch(outbox.arena.read_fd, offset, length) if length else memoryview(data)[wire.TICKET.size :]
+    body = fetch(outbox.arena_fd, offset, length) if length else memoryview(data)[wire.TICKET.size :]
     return seq, kind, items, body
 
 
@@ -275,6 +321,51 @@ def test_a_batch_of_jobs_small_or_large(outbox: Outbox, size: int) -> None:
     assert [r.sink.started for r in records] == [[r] for r in records]  # type: ignore[attr-defined]
     outbox.forget(batch)
     assert outbox.arena.in_use == 0
+    assert outbox.queue.join(0)
+
+
+def test_workers_can_only_read_the_arena(outbox: Outbox) -> None:
+    outbox.put(batch_of(record(b"mine" * 5000)))
+    _, _, _, offset, length = wire.TICKET.unpack_from(outbox.queue.get())
+    with pytest.raises(OSError, match=r"Bad file descriptor|not permitted"):
+        os.pwrite(outbox.arena_fd, b"rubbish", offset)
+    assert bytes(fetch(outbox.arena_fd, offset, length)).endswith(b"mine" * 5000)
+
+
+def test_blocks_of_a_batchs_arguments_are_kept_until_it_is_forgotten(outbox: Outbox) -> None:
+    one = record(codec.pack_call(jobs.echo, (np.arange(100_000),), {}, outbox.arena))
+    batch = batch_of(one)
+    outbox.put(batch)
+    one.payload = None
+    gc.collect()
+    assert outbox.arena.in_use == 800_000
+    outbox.forget(batch)
+    assert outbox.arena.in_use == 0
+
+
+def test_blocks_of_a_lone_job_that_was_sent_directly_are_kept_until_it_is_forgotten(outbox: Outbox) -> None:
+    one = record(codec.pack_call(jobs.echo, (np.arange(100_000),), {}, outbox.arena))
+    batch = batch_of(one, seq=3)
+    assert outbox.inline_ticket(3, one) is not None
+    outbox.was_put(3, one)
+    one.payload = None
+    gc.collect()
+    assert outbox.arena.in_use == 800_000
+    outbox.forget(batch)
+    assert outbox.arena.in_use == 0
+
+
+def test_no_room_for_a_body_leaves_nothing_behind(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "no room")
+
+    batch = batch_of(record(b"x" * 10_000))
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwritev", full)
+        with pytest.raises(MemoryError, match="no room"):
+            outbox.put(batch)
+    assert outbox.arena.in_use == 0
+    outbox.forget(batch)
     assert outbox.queue.join(0)
 
 
@@ -302,7 +393,7 @@ def test_the_function_of_a_map_crosses_once_and_is_freed_with_its_last_batch(out
         assert (kind, items, key, first, stop, position, star) == (wire.SPAN, 3, fn.key, 1, 4, 101, True)
         assert names is None
         assert bytes(payload) == b"args"
-        assert bytes(fetch(outbox.arena.read_fd, offset, length)) == fn.blob
+        assert bytes(fetch(outbox.arena_fd, offset, length)) == fn.blob
         blocks.add(offset)
     assert len(blocks) == 1
     outbox.forget(batches[0])
