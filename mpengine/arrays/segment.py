@@ -139,6 +139,7 @@ class Segment:
                 with contextlib.suppress(OSError, MemoryError):
                     self._map().remove(lease.offset, length)
                 lease.warm = 0
+            lease = None  # not as long as somebody keeps the error, and with it this frame
             if isinstance(error, (OSError, MemoryError)):
                 raise MemoryError(f"no room for {length:,} bytes in shared memory: {error}") from error
             raise
@@ -213,20 +214,27 @@ class Segment:
         with self._lock:
             self._take_returned()
             offset, size, warm = self._blocks.take(length)
-            if self._most is not None and offset + size > self._most:
+            try:
+                self._make_room(offset + size)
+            except BaseException:
                 self._blocks.give_back(offset, warm)
-                raise MemoryError(f"a worker's results may hold {self._most >> 30} GiB")
+                raise
             lease = Lease(next(self._numbers), offset, length, self._came_back)
             lease.warm = warm
             self._in_use += length
             self.taken += 1
             self.peak = max(self.peak, self._in_use)
-            end = -(-self._blocks.top // PIECE_BYTES) * PIECE_BYTES
-            if end > self._end:
-                os.ftruncate(self._fd, self._base + end)
-                self._end = end
         self._leases[lease.number] = lease
         return lease
+
+    def _make_room(self, end: int) -> None:
+        """The file is to have a block that ends there."""
+        if self._most is not None and end > self._most:
+            raise MemoryError(f"a worker's results may hold {self._most >> 30} GiB")
+        end = -(-end // PIECE_BYTES) * PIECE_BYTES
+        if end > self._end:
+            os.ftruncate(self._fd, self._base + end)
+            self._end = end
 
     def _came_back(self, lease: Lease) -> None:
         self._returned.append((lease.number, lease.offset, lease.length, lease.warm))
