@@ -53,6 +53,9 @@ class Backlog:
         """This entry in here has just been settled."""
         self._live -= 1
         self.calls -= _calls(entry)
+        if not self._live:  # nobody may come for long, and what is settled may hold large arguments
+            for queue in self._queues.values():
+                queue.clear()
 
     def peek(self) -> Entry | None:
         """The entry whose turn it is, or None."""

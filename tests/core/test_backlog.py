@@ -1,5 +1,7 @@
 """Backlog: whose turn it is."""
 
+import sys
+
 from mpengine.core.backlog import Backlog
 from mpengine.core.records import Entry, Record, State
 from tests.core.makers import make_record, make_span
@@ -87,3 +89,14 @@ def test_after_many_priorities_it_works_as_before() -> None:
     entry = make_record(priority=3)
     backlog.push(entry)
     assert popped(backlog) == [entry]
+
+
+def test_what_was_settled_is_not_kept_when_nothing_waits() -> None:
+    backlog = Backlog()
+    first, second = make_record(), make_record()
+    before = sys.getrefcount(second)
+    backlog.push(first)
+    backlog.push(second)
+    settle(backlog, second)
+    settle(backlog, first)
+    assert sys.getrefcount(second) == before
