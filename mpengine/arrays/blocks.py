@@ -101,9 +101,9 @@ class Blocks:
     def _grow(self, bits: int) -> Block:
         size = 1 << bits
         while self.top % size:  # up to a multiple of its size, in blocks as large as they may be
-            gap = (self.top & -self.top).bit_length() - 1
-            self._put(gap, self.top, 0)
-            self.top += 1 << gap
+            start, gap = self.top, (self.top & -self.top).bit_length() - 1
+            self.top += 1 << gap  # first: an exception from a signal handler may lose it, but not give it out twice
+            self._put(gap, start, 0)
         offset = self.top
         self.top += size
         return offset, size, 0
