@@ -82,8 +82,9 @@ class Held:
         count = len(self.values) - self._kept
         if not count:
             return
-        if count > _MOST_PENDING or not self._write_pending(self._packed(self._kept), count):
-            self.log()
+        packed = b"" if count > _MOST_PENDING else self._packed(self._kept)
+        if not packed or type(packed) is Parcel or not self._write_pending(packed, count):
+            self.log()  # of what is pending nobody takes leases
         else:
             self._kept += count
 
