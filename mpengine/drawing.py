@@ -24,7 +24,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from mpengine.arrays.parcel import LARGE, size_of
+from mpengine.arrays.parcel import LARGE, pack_in, size_of
 from mpengine.core import events as ev
 from mpengine.core.records import Entry, Span
 from mpengine.mailbox import Mailbox
@@ -336,7 +336,8 @@ class CallSource(Source):
             blob = codec.pack(item, self._dispatcher.arena)
         except BaseException as error:
             call = f"call {self._drawn + len(self._gathered)} of map(`{self._fn.name}`)"
-            blame = codec.blame_arguments(item if self._fn.star else (item,), {}, error)
+            with pack_in(self._dispatcher.arena):  # as above: a `Shared` is not to blame
+                blame = codec.blame_arguments(item if self._fn.star else (item,), {}, error)
             codec.annotate(error, f"mpengine: {call}: {blame}")
             raise
         self._bytes += size_of(blob)
