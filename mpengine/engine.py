@@ -14,7 +14,7 @@ from multiprocessing.context import BaseContext
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
-from mpengine.arrays.parcel import COPY, OWN
+from mpengine.arrays.parcel import COPY, OWN, leases_of
 from mpengine.arrays.shared import Shared
 from mpengine.core.job import Job, Outcome, function_name
 from mpengine.core.pace import pace_key
@@ -238,6 +238,8 @@ class Engine(concurrent.futures.Executor):
         except Exception as error:  # the user's function, whose parts may raise anything
             codec.annotate(error, f"mpengine: the mapped function `{function_name(fn)}` cannot be pickled")
             return failing(error)
+        for lease in leases_of(packed):
+            self._dispatcher.arena.let_stay(lease)
         star = len(iterables) != 1
         source = CallSource(
             self._dispatcher, MappedFunction(function_name(fn), packed, star), pace_key(fn),

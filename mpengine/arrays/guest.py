@@ -8,11 +8,10 @@ their job, as most do, cost no word.
 from __future__ import annotations
 
 import os
-import weakref
 from collections import deque
 
 from mpengine.arrays import parcel
-from mpengine.arrays.segment import Lease
+from mpengine.arrays.segment import Lease, Mark
 
 TYPE_CHECKING = False  # as typing has it, whose import takes a worker milliseconds
 if TYPE_CHECKING:
@@ -39,10 +38,10 @@ class Guest:
         self.kept: dict[int, Any] = {}
         self._fd = fd
         self._reader: Reader | None = None
-        self._leases: weakref.WeakValueDictionary[int, Lease] = weakref.WeakValueDictionary()
-        self._fresh: set[int] = set()  # looked at, and the parent does not know
-        self._told: set[int] = set()
-        self._gone: deque[int] = deque()  # of those told
+        self._marks: dict[int, Mark] = {}  # by number: the last that was made
+        self._fresh: dict[int, Mark] = {}  # looked at, and the parent does not know
+        self._told: dict[int, Mark] = {}
+        self._gone: deque[Mark] = deque()
         parcel.sources[key] = self
 
     def open(self, place: Place, mode: int) -> memoryview:
@@ -56,22 +55,30 @@ class Guest:
 
     @property
     def has_news(self) -> bool:
-        """Whether there is something to tell."""
+        """Whether there may be something to tell."""
         return bool(self._fresh or self._gone)
 
     def news(self) -> tuple[list[int], list[int]]:
-        """Numbers of the blocks that are looked at since they were opened, and of those that no longer are."""
-        held = []
-        for number in list(self._fresh):
-            self._told.add(number)  # first: if it goes from here on, that is told
-            if number in self._fresh:
-                self._fresh.discard(number)
-                held.append(number)
-        return held, [self._gone.popleft() for _ in range(len(self._gone))]
+        """Numbers of blocks that are no longer looked at, and of those that were opened and are.
+
+        A number in both was opened again: the parent is to hear of its release first.
+        """
+        released = []
+        for _ in range(len(self._gone)):
+            mark = self._gone.popleft()
+            for marks in (self._marks, self._fresh, self._told):
+                if marks.get(mark.number) is mark:
+                    del marks[mark.number]
+                    if marks is self._told:
+                        released.append(mark.number)
+        held = list(self._fresh)  # if one goes from here on, that is told next time
+        for number in held:
+            self._told[number] = self._fresh.pop(number)
+        return released, held
 
     def looks_at_any(self) -> bool:
         """Whether any block is looked at."""
-        return bool(self._leases)
+        return any(mark() is not None for mark in list(self._marks.values()))
 
     def forget(self) -> None:
         """Unmap what nobody looks at."""
@@ -79,17 +86,13 @@ class Guest:
             self._reader.forget()
 
     def _lease_of(self, place: Place) -> Lease:
-        lease = self._leases.get(place[0])
+        number = place[0]
+        mark = self._marks.get(number)
+        lease = None if mark is None else mark()
         if lease is None:
-            lease = self._leases[place[0]] = Lease(*place, self._came_back)
-            self._fresh.add(lease.number)
+            lease = Lease(*place)
+            self._marks[number] = self._fresh[number] = Mark(lease, self._gone.append)
         return lease
-
-    def _came_back(self, lease: Lease) -> None:
-        self._fresh.discard(lease.number)
-        if lease.number in self._told:
-            self._told.discard(lease.number)
-            self._gone.append(lease.number)
 
     def _open_file(self) -> int:
         fd = os.open(f"/proc/self/fd/{self._fd}", os.O_RDWR | os.O_CLOEXEC)

@@ -88,7 +88,12 @@ class Mapping:
         place = (start, PIECE_BYTES) if offset + length <= start + PIECE_BYTES else (offset, length)
         piece = self._pieces.pop(place, None)
         if piece is None:
-            piece = self._map(*place, mmap.MAP_SHARED)
+            try:
+                piece = self._map(*place, mmap.MAP_SHARED)
+            except MemoryError:  # of addresses, as a rule: RLIMIT_AS
+                self.forget()
+                place = (offset - offset % mmap.PAGESIZE, length)
+                piece = self._map(*place, mmap.MAP_SHARED)
             while len(self._pieces) >= _MOST:
                 try:
                     del self._pieces[next(iter(self._pieces))]

@@ -66,11 +66,9 @@ def size_of(blob: bytes | str) -> int:
     return blob.size if type(blob) is Parcel else len(blob)
 
 
-def let_stay(blob: bytes) -> None:
-    """If it is a parcel: the other side keeps what it stands for, see `Lease.stays`."""
-    if type(blob) is Parcel:
-        for lease in blob.leases:
-            lease.stays = True
+def leases_of(blob: bytes) -> tuple[Lease, ...]:
+    """Of its blocks, if it is a parcel."""
+    return blob.leases if type(blob) is Parcel else ()
 
 
 def with_leases(data: bytes, blobs: Sequence[Any]) -> bytes:
@@ -116,7 +114,8 @@ _local = threading.local()
 
 def current_packing() -> Packing | None:
     """What is being packed by this thread; None: whoever pickles is not us."""
-    return getattr(_local, "packing", None)
+    packing = getattr(_local, "packing", None)
+    return None if packing is None else packing()
 
 
 class pack_in:  # noqa: N801, it is a function to those who use it, and a generator's frame would cost a microsecond
@@ -126,11 +125,11 @@ class pack_in:  # noqa: N801, it is a function to those who use it, and a genera
 
     def __init__(self, segment: Segment | None, smallest: int = LARGE) -> None:
         self._packing = Packing(segment, smallest)
-        self._outer: Packing | None = None
+        self._outer: weakref.ref[Packing] | None = None
 
     def __enter__(self) -> Packing:
-        self._outer = current_packing()
-        _local.packing = self._packing
+        self._outer = getattr(_local, "packing", None)
+        _local.packing = weakref.ref(self._packing)  # an interrupt may come before `__exit__` has done anything
         return self._packing
 
     def __exit__(self, *about: object) -> None:
@@ -240,7 +239,7 @@ def open_shared(key: int, place: Place, parts: Sequence[tuple[int, int]]) -> Any
 
 def note_read_only(error: BaseException) -> str:
     """What to say of an error that may come of writing to a shared object; "" if it is another."""
-    if any(source.kept for source in list(sources.values())) and (
+    if any(source is not None and source.kept for source in [ref() for ref in sources.valuerefs()]) and (
         (isinstance(error, ValueError) and "read-only" in str(error))
         or (isinstance(error, (TypeError, BufferError)) and ("read-only" in str(error) or "readonly" in str(error)))
     ):

@@ -8,7 +8,8 @@ What users get is a memoryview of an exporter (a ctypes array over the mapping).
 exporter, and that keeps the lease: when the last of them is gone, so is the lease.
 
 A fork has to give the child memory of its own. So before any fork of this process, what its objects look at is made
-private to it, at the same addresses, and the leases are let go.
+private to it, at the same addresses, and the leases are let go. Until the fork is over, other threads wait with what
+they are about to open.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import threading
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -23,6 +25,9 @@ from typing import Any
 from mpengine.arrays.mapping import Mapping
 from mpengine.arrays.parcel import OWN, SHARED
 from mpengine.arrays.segment import Lease
+
+# Held while a block is opened, and by whoever forks, from before that on.
+_no_fork = threading.RLock()
 
 
 class Reader:
@@ -36,19 +41,21 @@ class Reader:
     def __init__(self, open_file: Callable[[], int], base: int) -> None:
         self.mapping = Mapping(open_file, base)
         self._looked_at: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
-        _readers.add(self)
+        with _no_fork:
+            _readers.add(self)
 
     def open(self, lease: Lease, mode: int) -> memoryview:
         """Look at a block. Raises OSError or MemoryError if it cannot be mapped."""
         length = lease.length
-        if mode == OWN:
-            piece, at = self.mapping.find(lease.offset, length)
-        else:
-            piece, at = self.mapping.copy_on_write(lease.offset, max(length, mmap.PAGESIZE)), 0
-        exporter = piece.block(at, length)
-        exporter.lease = lease
-        exporter.mode = mode
-        self._looked_at[id(exporter)] = exporter  # it has no hash
+        with _no_fork:
+            if mode == OWN:
+                piece, at = self.mapping.find(lease.offset, length)
+            else:
+                piece, at = self.mapping.copy_on_write(lease.offset, max(length, mmap.PAGESIZE)), 0
+            exporter = piece.block(at, length)
+            exporter.lease = lease
+            exporter.mode = mode
+            self._looked_at[id(exporter)] = exporter  # it has no hash
         view = memoryview(exporter).cast("B")[:length]
         return view.toreadonly() if mode == SHARED else view
 
@@ -71,8 +78,9 @@ _readers: weakref.WeakSet[Reader] = weakref.WeakSet()
 
 
 def _before_fork() -> None:
+    _no_fork.acquire()
     for reader in list(_readers):
         reader.make_private()
 
 
-os.register_at_fork(before=_before_fork)
+os.register_at_fork(before=_before_fork, after_in_parent=_no_fork.release, after_in_child=_no_fork.release)

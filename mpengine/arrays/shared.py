@@ -36,7 +36,7 @@ class Shared(Generic[T]):
         parts = [data, *buffers]
         lengths = [len(part) for part in parts]
         lease = segment.put(parts, ALIGNMENT)
-        lease.stays = True
+        segment.let_stay(lease)
         places = tuple(zip(positions(lengths, ALIGNMENT), lengths, strict=True))
         self.nbytes = lease.length
         self._segment = segment

@@ -247,7 +247,7 @@ class LogWriter(_Mapped):
         bulk = 0
         if length > _LARGEST_INLINE:
             lease = self.segment.put([blob])
-            self._lend(lease)
+            self._lent[lease.offset] = lease
             bulk = (lease.offset >> wire.BLOCK_BITS) + 1
         if self.guest is not None and self.guest.has_news:
             self.tell_news(self.guest)
@@ -299,8 +299,8 @@ class LogWriter(_Mapped):
 
     def tell_news(self, guest: Guest) -> None:
         """Which of the parent's blocks this worker looks at."""
-        held, released = guest.news()
-        for kind, numbers in ((wire.HELD, held), (wire.RELEASED, released)):
+        released, held = guest.news()
+        for kind, numbers in ((wire.RELEASED, released), (wire.HELD, held)):  # the same may be in both
             for start in range(0, len(numbers), _MOST_NUMBERS):
                 self.commit(kind, array("Q", numbers[start : start + _MOST_NUMBERS]).tobytes())
 
@@ -311,11 +311,7 @@ class LogWriter(_Mapped):
             numbers += lease.place
         self.commit(wire.LENT, array("Q", numbers).tobytes())
         for lease in leases:
-            self._lend(lease)
-
-    def _lend(self, lease: Lease) -> None:
-        self._lent[lease.offset] = lease
-        lease.let_go()
+            self._lent[lease.offset] = lease
 
     def _look(self) -> None:
         """Take back what the parent has given back."""
@@ -328,6 +324,4 @@ class LogWriter(_Mapped):
         end = first + (self.segment.top >> wire.BLOCK_BITS)
         while (at := table.find(b"\1", at, end)) >= 0:
             table[at] = 0
-            lease = self._lent.pop((at - first) << wire.BLOCK_BITS, None)
-            if lease is not None:
-                self.segment.give_back(lease.offset, lease.length, lease.warm)
+            self._lent.pop((at - first) << wire.BLOCK_BITS, None)

@@ -33,7 +33,8 @@ class Memory:
         self, arena: Segment, arena_fd: int, supervisor: Supervisor, is_busy: Callable[[WorkerHandle], bool]
     ) -> None:  # fmt: skip
         self._peak = 0
-        self._borrowed: weakref.WeakSet[Borrowed] = weakref.WeakSet()  # also of workers that are dead
+        # Also of workers that are dead. No set: one cannot be gone through while another thread adds to it.
+        self._borrowed: weakref.WeakValueDictionary[int, Borrowed] = weakref.WeakValueDictionary()
         self._arena = arena
         self._arena_fd = arena_fd
         self._supervisor = supervisor
@@ -45,7 +46,8 @@ class Memory:
 
     def in_use(self) -> int:
         """Bytes of blocks that are looked at, or may be, on either side."""
-        return self._arena.in_use + sum(borrowed.in_use for borrowed in list(self._borrowed))
+        found = [ref() for ref in self._borrowed.valuerefs()]
+        return self._arena.in_use + sum(borrowed.in_use for borrowed in found if borrowed is not None)
 
     def size(self) -> int:
         """Bytes the system holds for all of it, the workers' logs included."""
@@ -66,7 +68,7 @@ class Memory:
     def lent(self, handle: WorkerHandle) -> None:
         """A worker has lent blocks."""
         if handle.log.borrowed is not None:
-            self._borrowed.add(handle.log.borrowed)
+            self._borrowed[id(handle.log.borrowed)] = handle.log.borrowed
         self._peak = max(self._peak, self.in_use())
 
     # ---- giving back -----------------------------------------------------------------------------------------------
@@ -107,4 +109,4 @@ class Memory:
 
 def _is_warm(handle: WorkerHandle) -> bool:
     """Whether it may have free blocks with memory, or keep what it has rebuilt, since it was last asked."""
-    return handle.log.lent != handle.log.cooled or (bool(handle.held) and handle.held.keys() != handle.asked_for)
+    return handle.log.lent != handle.log.cooled or (bool(handle.held) and handle.held != handle.asked_for)

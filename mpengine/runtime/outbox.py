@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import mmap
 import os
 import queue
 from dataclasses import dataclass, field
 from typing import Any
 
 from mpengine.arrays import files
-from mpengine.arrays.parcel import let_stay
 from mpengine.arrays.segment import Lease, Segment
 from mpengine.core.records import Batch, Record
 from mpengine.runtime import descriptors
@@ -18,7 +18,7 @@ from mpengine.wire import codec
 from mpengine.wire import messages as wire
 
 _keys = itertools.count(1)
-_SMALLEST_BITS = 12  # of a block in the arena: a page
+_SMALLEST_BITS = max(12, (mmap.PAGESIZE - 1).bit_length())  # of a block in the arena: a page
 _WHOLE = 4  # a payload goes along whole if no more than so many times what is needed of it
 
 
@@ -33,9 +33,6 @@ class MappedFunction:
     block: Lease | None = None
     users: int = 0  # batches in flight
     finished: bool = False  # its map is over
-
-    def __post_init__(self) -> None:
-        let_stay(self.blob)
 
 
 class Outbox:
@@ -189,5 +186,4 @@ class Outbox:
     def close(self) -> None:
         """Give everything back. All workers must be gone."""
         self.queue.close()
-        self.arena.unmap()
-        descriptors.close(self._fd, self.arena_fd)
+        self.arena.close(lambda: descriptors.close(self._fd, self.arena_fd))

@@ -14,7 +14,6 @@ import os
 import queue
 import signal
 import threading
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -75,9 +74,7 @@ class WorkerHandle:
     inherited: int = 0  # bytes it shared with others when it was ready, if there is a memory limit
     memory: int = 0  # bytes it held when it was killed for that
     deaf_since: float | None = None  # when its end of the bell was found closed
-    # Blocks of ours that its objects look at, pinned, by number: how often it said so. One that it let go and opened
-    # again before it could speak was told twice, and given up once.
-    held: Counter[int] = field(default_factory=Counter)
+    held: set[int] = field(default_factory=set)  # blocks of ours that its objects look at, pinned; by number
     asked_for: frozenset[int] = frozenset()  # of these, when it was last asked to give back what it does not need
 
     def request_stack(self, signum: int) -> str:
@@ -301,7 +298,7 @@ class Supervisor:
         descriptors.close(leash_w)  # the leash first: the kernel kills what is left of the group
         descriptors.close(leash_r, handle.bell_fd, handle.crash_fd, handle.pidfd)
         handle.log.close()
-        for number in handle.held.elements():
+        for number in handle.held:
             self.arena.unpin(number)
         handle.held.clear()
         handle.process.release()

@@ -119,6 +119,8 @@ class Worker:
         self._heavy_from = 0.0  # bytes
         self._inline = memoryview(bytearray(wire.INLINE_BYTES))
         self._log.guest = Guest(ends.arena_key, ends.arena_fd)
+        # Blocks that are free, and warm, are no job's: they must not count for the next.
+        self._log.segment.maps = ends.memory_limit is None
         self._runner = Runner(self._log, self.ring, self._fetch, ends.max_tasks)
 
     # ---- start -----------------------------------------------------------------------------------------------------

@@ -173,15 +173,13 @@ class Workforce:
                 self._reschedule()
             elif record.kind == wire.HELD:
                 for number in array("Q", record.blob):
-                    if self._supervisor.arena.pin(number):
-                        handle.held[number] += 1
+                    if number not in handle.held and self._supervisor.arena.pin(number):
+                        handle.held.add(number)
             elif record.kind == wire.RELEASED:
                 for number in array("Q", record.blob):
-                    if handle.held[number]:
-                        handle.held[number] -= 1
+                    if number in handle.held:
+                        handle.held.discard(number)
                         self._supervisor.arena.unpin(number)
-                    if not handle.held[number]:
-                        del handle.held[number]
             else:
                 handle.start_error = unpack_error(record.blob, f"in the initializer of worker pid {handle.pid}")
         if events:

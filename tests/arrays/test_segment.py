@@ -37,6 +37,10 @@ class Store:
     def fetch(self, lease: Lease) -> bytes:
         return bytes(fetch(self.fd, self.base + lease.offset, lease.length))
 
+    def warm(self, lease: Lease) -> int:
+        """How many bytes of its block have memory."""
+        return self.segment._marks[lease.number].warm
+
     @property
     def allocated(self) -> int:
         """Bytes of memory that the system holds for it."""
@@ -173,7 +177,7 @@ def test_what_is_copied_is_copied_in_steps_that_end_anywhere(store: Store, monke
     store.put(bytes(MAPPED))
     parts = [os.urandom(size) for size in (999, 1000, 1001, 2000, 0, MAPPED - 5000)]
     lease = store.put(*parts)
-    assert lease.warm >= MAPPED
+    assert store.warm(lease) >= MAPPED
     assert store.fetch(lease) == b"".join(parts)
 
 
@@ -231,11 +235,11 @@ def test_blocks_in_use_never_overlap_and_free_ones_are_used_again(store: Store) 
 def test_a_block_that_comes_back_is_taken_again_and_takes_no_further_memory(store: Store) -> None:
     first = store.put(b"a" * MAPPED)
     offset = first.offset
-    assert first.warm == MAPPED
+    assert store.warm(first) == MAPPED
     held = store.allocated
     del first
     again = store.put(b"b" * (MAPPED - 100))
-    assert (again.offset, again.warm) == (offset, MAPPED)
+    assert (again.offset, store.warm(again)) == (offset, MAPPED)
     assert store.allocated == held
     assert store.fetch(again) == b"b" * (MAPPED - 100)
 
@@ -261,19 +265,58 @@ def test_only_what_is_warm_and_large_goes_through_a_mapping(
     assert store.fetch(lease) == b"y" * 2 * size
 
 
-def test_each_lease_has_a_number_of_its_own_and_is_found_by_it(store: Store) -> None:
+def test_each_lease_has_a_number_of_its_own(store: Store) -> None:
     one, other = store.put(b"one"), store.put(b"other")
     assert one.place == (one.number, one.offset, 3)
-    assert store.segment.find(one.number) is one
-    assert store.segment.find(other.number) is other
     gone, offset = one.number, one.offset
     del one
-    assert store.segment.find(gone) is None
     again = store.put(b"again")
     assert again.offset == offset
     assert again.number not in (gone, other.number)
-    assert store.segment.find(gone) is None
     assert store.segment.taken == 3
+
+
+def test_what_is_pinned_is_not_free_when_its_lease_is_gone(store: Store) -> None:
+    lease = store.put(b"x" * 5000)
+    number, place = lease.number, lease.place
+    assert store.segment.pin(number)
+    assert store.segment.pin(number)
+    del lease
+    assert store.segment.in_use == 5000
+    other = store.put(b"y" * 5000)
+    store.segment.unpin(number)
+    third = store.put(b"z" * 5000)
+    assert place[1] not in (other.offset, third.offset)
+    assert bytes(fetch(store.fd, place[1], place[2])) == b"x" * 5000
+    store.segment.unpin(number)
+    assert store.segment.in_use == 10_000
+    assert store.put(b"again" * 1000).offset == place[1]
+
+
+def test_what_was_unpinned_before_its_lease_has_gone_is_free_with_that(store: Store) -> None:
+    lease = store.put(b"x")
+    assert store.segment.pin(lease.number)
+    store.segment.unpin(lease.number)
+    assert store.segment.in_use == 1
+    number = lease.number
+    del lease
+    assert store.segment.in_use == 0
+    assert not store.segment.pin(number)
+
+
+def test_who_keeps_a_block_hears_that_its_last_lease_is_gone(store: Store) -> None:
+    heard: list[int] = []
+    store.segment.orphaned = heard.append
+    kept, alone, passing = (store.put(b"x") for _ in range(3))
+    for lease in (kept, alone):
+        store.segment.let_stay(lease)
+    numbers = [kept.number, passing.number]
+    for number in numbers:
+        store.segment.pin(number)
+    del lease
+    assert not heard
+    del kept, alone, passing
+    assert heard == numbers[:1]
 
 
 def test_segments_have_different_keys(make_store: Callable[..., Store]) -> None:
@@ -296,36 +339,15 @@ def test_in_use_is_what_leases_are_held_of_and_peak_the_most_of_it(store: Store)
     assert (segment.in_use, segment.peak, segment.taken) == (0, 105_002, 5)
 
 
-def test_a_lease_that_was_let_go_is_somebody_elses_to_give_back(make_store: Callable[..., Store]) -> None:
-    free: deque[tuple[int, int, int]] = deque()
-    looked: list[int] = []
-
-    def look() -> None:
-        looked.append(len(free))
-        while free:
-            segment.give_back(*free.popleft())
-
-    store = make_store(look=look)
-    segment: Segment = store.segment
-    lease = store.put(b"x" * 5000)
-    offset = lease.offset
-    lease.let_go()
-    about = lease.offset, lease.length, lease.warm
-    del lease
-    assert store.segment.in_use == 5000
+def test_leases_that_were_held_for_others_are_dropped_before_a_block_is_taken(make_store: Callable[..., Store]) -> None:
+    held: list[Lease] = []
+    free: list[Lease] = []
+    store = make_store(look=free.clear)
+    held.append(store.put(b"x" * 5000))
+    offset = held[0].offset
     assert store.put(b"y").offset != offset
-    free.append(about)
+    free.append(held.pop())
     assert store.put(b"z" * 5000).offset == offset
-    assert looked[-1] == 1
-    assert not any(looked[:-1])
-
-
-def test_giving_back_what_is_free_is_a_bug_that_shows(store: Store) -> None:
-    lease = store.put(b"x")
-    lease.let_go()
-    store.segment.give_back(lease.offset, lease.length, 0)
-    with pytest.raises(KeyError):
-        store.segment.give_back(lease.offset, lease.length, 0)
 
 
 # ---- giving memory back ----------------------------------------------------------------------------------------------
@@ -348,7 +370,7 @@ def test_what_is_free_goes_back_to_the_system_in_parts(store: Store, monkeypatch
         is_warm.append(store.segment.is_warm)
     assert not store.segment.cool()
     is_warm.append(store.segment.is_warm)
-    assert is_warm == [False, *[True] * 9, False]  # what came back last was not looked at yet
+    assert is_warm == [False, *[True] * 8, False, False]
     assert store.allocated < 1 << 17
     assert store.fetch(kept) == b"k" * 100_000
 
@@ -382,7 +404,7 @@ def test_what_was_made_cold_reads_as_zero_and_can_be_written_again(store: Store)
     store.cool()
     assert bytes(fetch(store.fd, place, MAPPED)) == bytes(MAPPED)
     lease = store.put(b"y" * MAPPED)
-    assert (lease.offset, lease.warm) == (place, MAPPED)
+    assert (lease.offset, store.warm(lease)) == (place, MAPPED)
     assert store.fetch(lease) == b"y" * MAPPED
 
 
@@ -554,9 +576,7 @@ def test_a_lease_may_be_dropped_in_the_middle_of_taking_one(make_store: Callable
     held.append(store.put(b"x" * 5000))
     other = store.put(b"y" * 5000)
     assert not held
-    assert other.offset != 0
-    assert store.segment.in_use == 5000
-    assert store.put(b"z" * 5000).offset == 0
+    assert (other.offset, store.segment.in_use) == (0, 5000)
 
 
 def test_many_threads_put_and_drop_at_once(store: Store) -> None:
