@@ -413,7 +413,7 @@ def test_a_parcel_that_is_large_itself_arrives(channel: Channel) -> None:
     assert type(record.blob) is Parcel
     assert record.blob == blob
     assert len(record.blob.leases) == 300
-    del record
+    del record, blob
     assert channel.in_use == 0
 
 
