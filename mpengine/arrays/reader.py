@@ -8,8 +8,7 @@ What users get is a memoryview of an exporter (a ctypes array over the mapping).
 exporter, and that keeps the lease: when the last of them is gone, so is the lease.
 
 A fork has to give the child memory of its own. So before any fork of this process, what its objects look at is made
-private to it, at the same addresses, and the leases are let go. Until the fork is over, other threads wait with what
-they are about to open.
+private to it, at the same addresses, and the leases are let go.
 """
 
 from __future__ import annotations
@@ -26,9 +25,6 @@ from mpengine.arrays.mapping import Mapping
 from mpengine.arrays.parcel import OWN, SHARED
 from mpengine.arrays.segment import Lease
 
-# Held while a block is opened, and by whoever forks, from before that on.
-_no_fork = threading.RLock()
-
 
 class Reader:
     """See the module's text. Any thread.
@@ -41,8 +37,7 @@ class Reader:
     def __init__(self, open_file: Callable[[], int], base: int) -> None:
         self.mapping = Mapping(open_file, base)
         self._looked_at: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
-        with _no_fork:
-            _readers.add(self)
+        _readers.add(self)
 
     def open(self, lease: Lease, mode: int) -> memoryview:
         """Look at a block. Raises OSError or MemoryError if it cannot be mapped."""
@@ -71,16 +66,31 @@ class Reader:
             address = ctypes.addressof(exporter)
             self.mapping.make_private(address, lease.offset, lease.length, is_shared=exporter.mode == OWN)
             exporter.lease = None
-        self._looked_at.clear()
+            self._looked_at.pop(id(exporter), None)
 
 
 _readers: weakref.WeakSet[Reader] = weakref.WeakSet()
+# Held while a block is opened, and from before a fork until after it: what another thread opened in between would be
+# mapped in both.
+_no_fork = threading.RLock()
 
 
-def _before_fork() -> None:
+def before_fork() -> None:
+    """What a fork waits for. An exception from a signal handler must not leave some of it undone, nor the rest."""
+    late: BaseException | None = None
     _no_fork.acquire()
     for reader in list(_readers):
-        reader.make_private()
+        while True:
+            try:
+                reader.make_private()
+                break
+            except (OSError, MemoryError) as error:
+                late = error
+                break
+            except BaseException as error:
+                late = error
+    if late is not None:
+        raise late
 
 
-os.register_at_fork(before=_before_fork, after_in_parent=_no_fork.release, after_in_child=_no_fork.release)
+os.register_at_fork(before=before_fork, after_in_parent=_no_fork.release, after_in_child=_no_fork.release)

@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Callable
 from types import FrameType, TracebackType
 
+from mpengine.arrays import parcel
 from mpengine.arrays.parcel import LARGE, Parcel, note_read_only
 from mpengine.core.naming import id_text
 from mpengine.current import CurrentJob
@@ -40,6 +41,7 @@ SHORT_S = 0.00003  # shorter calls of a map go in such groups; to make safe each
 MAX_GROUP = 1024
 FUNCTIONS = 16  # mapped functions kept unpickled
 _OUR_FILES = (__file__, run_plain.__code__.co_filename)
+_READER_FILE = os.path.join(os.path.dirname(parcel.__file__), "reader.py")  # which is imported when it is needed
 PEAK_AFTER_S = 0.001  # shorter jobs are not worth the system call that tells the peak memory
 
 
@@ -122,6 +124,8 @@ class Runner:
             return
         word = self._words[wire.STARTED]
         if self._words[wire.INTERRUPT] == word:
+            if _is_forking(frame):  # Python would swallow it there; a job that goes on is killed
+                return
             self._armed = False
             raise JobInterrupt("the job's time is over, or it was cancelled")
         if self._held is not None and self._words[wire.FLUSH] == self._held.batch:
@@ -479,6 +483,15 @@ class _Raise:
 
     def __call__(self, *args: Any) -> Any:
         raise self._error
+
+
+def _is_forking(frame: FrameType | None) -> bool:
+    """Whether it is in, or below, what a fork waits for."""
+    while frame is not None:
+        if frame.f_code.co_name == "before_fork" and frame.f_code.co_filename == _READER_FILE:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _stack_text(tb: TracebackType | None) -> str:

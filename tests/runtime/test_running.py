@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from mpengine import JobInterrupt
+from mpengine.arrays import reader
 from mpengine.runtime import running
 from mpengine.runtime.channel import LogReader, LogRecord, LogWriter
 from mpengine.runtime.clock import monotonic
@@ -582,3 +583,46 @@ def test_a_wish_that_came_while_a_job_ran_is_heard_after_it(bench: Bench, monkey
     assert not cooled
     bench.runner.rest()
     assert cooled == [False]
+
+
+def as_if_to_fork() -> str:
+    reader.before_fork()
+    return "forked"
+
+
+def test_no_interrupt_is_raised_in_what_a_fork_waits_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python would swallow it there, and fork with memory that both write to."""
+
+    class Forking:
+        done = False
+
+        def make_private(self) -> None:
+            bench.writer.words[wire.INTERRUPT] = bench.writer.words[wire.STARTED]
+            bench.runner.on_signal(0, sys._getframe())
+            self.done = True
+
+    forking = Forking()
+
+    monkeypatch.setattr(reader, "_readers", [forking])
+    assert summary(bench.run_jobs((as_if_to_fork,))) == [(0, "forked")]
+    assert forking.done
+
+
+def test_what_a_fork_waits_for_is_done_whatever_comes_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[int] = []
+
+    class Disturbed:
+        def __init__(self, number: int) -> None:
+            self.number = number
+            self.came = False
+
+        def make_private(self) -> None:
+            if not self.came:
+                self.came = True
+                raise KeyboardInterrupt
+            done.append(self.number)
+
+    monkeypatch.setattr(reader, "_readers", [Disturbed(1), Disturbed(2)])
+    with pytest.raises(KeyboardInterrupt):
+        reader.before_fork()
+    assert done == [1, 2]
