@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mpengine.arrays.parcel import Place
     from mpengine.arrays.reader import Reader
 
-_FAR = 1 << 46  # where stray writes to the descriptor land: nowhere
+_FAR = 1 << 43  # where stray writes to the descriptor land: nowhere; ext4 has files of 16 TiB
 
 
 class Guest:

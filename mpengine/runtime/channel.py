@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _LARGEST_INLINE = wire.LOG_BYTES // 8
 _MOST_NUMBERS = 1 << 10  # of blocks in one record
-_FAR = 1 << 46  # where stray writes to the descriptor land: nowhere
+_FAR = 1 << 43  # where stray writes to the descriptor land: nowhere; ext4 has files of 16 TiB
 
 
 class BadFrame(Exception):

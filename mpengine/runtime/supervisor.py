@@ -23,6 +23,7 @@ from typing import Any
 
 import psutil
 
+from mpengine.arrays import files
 from mpengine.core.policy import Rung
 from mpengine.errors import WorkerStartError
 from mpengine.runtime import descriptors, leash, tree
@@ -217,7 +218,7 @@ class Supervisor:
             with descriptors.no_fork:
                 bell_r, bell_w = _owned(undo, *os.pipe2(os.O_CLOEXEC))
                 leash_r, leash_w = _owned(undo, *leash.make())
-                (crash_fd,) = _owned(undo, os.memfd_create("mpengine-crash", os.MFD_CLOEXEC))
+                (crash_fd,) = _owned(undo, files.create("mpengine-crash"))
             for fd in (bell_r, bell_w):
                 os.set_blocking(fd, False)
             ends = WorkerEnds(
