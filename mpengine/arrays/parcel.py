@@ -37,6 +37,7 @@ LARGE = 1 << 17  # bytes; smaller parts stay in the pickle. See bench/arrays.py
 OWN = 0  # writable; its block is nobody else's
 COPY = 1  # writable; what is written is a copy, so that the block can be opened again as it was
 SHARED = 2  # read-only
+ALL = 1  # bytes: no buffer of a shared object stays in its pickle
 MOST_KEPT = 16  # objects of shared parcels that a process keeps rebuilt
 
 
@@ -88,10 +89,12 @@ class Packing:
         leases: Of blocks that it refers to, and that were there before: those of shared objects.
         is_alien: There is an array that would arrive read-only, only because it is so here. A pickler that knows
             arrays is needed.
+        is_shared: All buffers are to be given out of band, also those of arrays with gaps.
     """
 
     def __init__(self, segment: Segment | None, smallest: int) -> None:
         self.segment = segment
+        self.is_shared = smallest == ALL
         self.buffers: list[memoryview] = []
         self.leases: list[Lease] = []
         self.is_alien = False

@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 
 import cloudpickle
 
+from mpengine.arrays.parcel import current_packing
+
 PROTOCOL = 5
 
 _NO_FILE = "<dynamic-code>"
@@ -52,7 +54,14 @@ class _Writable:
 
 
 def _reduce_array(array: Any) -> tuple[Any, ...]:
-    """As numpy does; and one that is read-only, here, arrives as the other side's own, which may write to it."""
+    """As numpy does; and one that is read-only, here, arrives as the other side's own, which may write to it.
+
+    One with gaps that is to be shared goes without them: numpy would put its bytes into the pickle, and each worker
+    would have a copy of its own, which one job could change under another.
+    """
+    packing = current_packing()
+    if packing is not None and packing.is_shared and not (array.flags.forc or array.dtype.hasobject):
+        array = array.copy(order="C")
     reduced: tuple[Any, ...] = array.__reduce_ex__(PROTOCOL)
     parts = reduced[1]
     if array.flags.writeable or not parts or type(parts[0]) is not pickle.PickleBuffer:

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from types import BuiltinFunctionType, FunctionType, ModuleType
 
 from mpengine.arrays.parcel import (
+    ALL,
     OWN,
     Packing,
     Parcel,
@@ -58,6 +59,8 @@ def _further_names() -> tuple[bytes, ...]:
 def dumps(obj: Any) -> bytes:
     """Pickle a user's object, for this packing if there is one. Raises what the pickler raises."""
     packing = current_packing()
+    if packing is not None and packing.is_shared and "numpy" in sys.modules:
+        return _dumps_by_value(obj, packing)  # with a pickler that knows arrays
     try:
         data = pickle.dumps(obj, PROTOCOL, buffer_callback=None if packing is None else packing.take)
     except (pickle.PicklingError, AttributeError, TypeError):
@@ -147,7 +150,7 @@ def pack_result(value: Any, segment: Segment | None = None) -> bytes:
 
 def dump_shared(obj: Any, segment: Segment) -> tuple[bytes, list[memoryview], list[Lease]]:
     """Pickle an object that is to be shared: with all its buffers, and leases of shared objects inside it."""
-    with pack_in(segment, smallest=1) as packing:
+    with pack_in(segment, smallest=ALL) as packing:
         try:
             data = dumps(out_of_band(obj))
         except Exception as error:

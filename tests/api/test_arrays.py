@@ -461,6 +461,21 @@ def test_it_is_read_only_and_the_error_says_why(engine: Engine) -> None:
     assert engine.submit(jobs.total_of_row, shared, 0).result(WAIT_S) == 0.0
 
 
+def test_arrays_with_gaps_inside_are_read_only_and_not_copied(engine: Engine) -> None:
+    """Of each worker's own copy one job could change what the next one sees."""
+    table = np.arange(2_000_000).reshape(1000, 2000)
+    shared = engine.share({"large": table[:, ::2], "small": [np.arange(100)[::2]], "F": np.asfortranarray(table)})
+    assert shared.nbytes >= table.nbytes * 1.5
+    for key in ("large", "F"):
+        found = engine.submit(item_of(shared), key)
+        assert np.array_equal(found.result(WAIT_S), table[:, ::2] if key == "large" else table)
+
+    def are_writable(graph: Any) -> list[bool]:
+        return [array.flags.writeable for array in (graph["large"], graph["small"][0], graph["F"])]
+
+    assert engine.submit(are_writable, shared).result(WAIT_S) == [False] * 3
+
+
 def test_it_survives_workers_that_are_killed(make_engine: MakeEngine, start_method: str) -> None:
     engine = make_engine(2, start_method)
     shared = engine.share(np.arange(500_000.0))
