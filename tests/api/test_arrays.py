@@ -726,3 +726,40 @@ with Engine(2, METHOD) as engine:
 def test_a_program_that_forks(start_method: str) -> None:
     done = run_python("-W", "error", "-c", f"METHOD = {start_method!r}\n{FORK}")
     assert (done.stdout, done.stderr, done.returncode) == ("True\n", "", 0)
+
+
+RACE = """
+import os, threading, numpy as np
+from mpengine import Engine
+from mpengine.arrays import reader
+from tests.api import array_jobs as jobs
+
+inside, go_on = threading.Event(), threading.Event()
+opened = []
+
+class Slow:  # between what a fork waits for and the fork
+    def make_private(self):
+        threading.Thread(target=lambda: opened.append(future.result())).start()
+        inside.wait(0.2)
+
+with Engine(1, METHOD) as engine:
+    engine.submit(jobs.filled, 1 << 20, 1).result()
+    future = engine.submit(jobs.filled, 1 << 20, 2)
+    slow = Slow()
+    reader._readers.add(slow)
+    pid = os.fork()
+    if not pid:
+        for array in opened:
+            array[:] = 9
+        if future.done():
+            future.result()[:] = 9
+        os._exit(0)
+    reader._readers.discard(slow)
+    os.waitpid(pid, 0)
+    print(int(future.result().max()))
+"""
+
+
+def test_a_result_that_comes_while_the_program_forks_is_not_the_childs(start_method: str) -> None:
+    done = run_python("-c", f"METHOD = {start_method!r}\n{RACE}")
+    assert (done.stdout, done.stderr, done.returncode) == ("2\n", "", 0)

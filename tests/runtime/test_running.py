@@ -605,6 +605,7 @@ def test_no_interrupt_is_raised_in_what_a_fork_waits_for(bench: Bench, monkeypat
 
     monkeypatch.setattr(reader, "_readers", [forking])
     assert summary(bench.run_jobs((as_if_to_fork,))) == [(0, "forked")]
+    reader._no_fork.release()
     assert forking.done
 
 
@@ -612,17 +613,21 @@ def test_what_a_fork_waits_for_is_done_whatever_comes_in_between(monkeypatch: py
     done: list[int] = []
 
     class Disturbed:
-        def __init__(self, number: int) -> None:
+        def __init__(self, number: int, error: type[BaseException]) -> None:
             self.number = number
+            self.error = error
             self.came = False
 
         def make_private(self) -> None:
             if not self.came:
                 self.came = True
-                raise KeyboardInterrupt
+                raise self.error
             done.append(self.number)
 
-    monkeypatch.setattr(reader, "_readers", [Disturbed(1), Disturbed(2)])
-    with pytest.raises(KeyboardInterrupt):
+    monkeypatch.setattr(
+        reader, "_readers", [Disturbed(1, OSError), Disturbed(2, KeyboardInterrupt), Disturbed(3, OSError)]
+    )
+    with pytest.raises(OSError):
         reader.before_fork()
-    assert done == [1, 2]
+    reader._no_fork.release()
+    assert done == [2]
