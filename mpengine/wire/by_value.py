@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import struct
 import sys
 from collections import ChainMap
 from collections.abc import Callable
@@ -34,14 +35,33 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
 
 def _reduce_memoryview(view: memoryview) -> tuple[Any, ...]:
-    """As a memoryview, where cloudpickle makes bytes of it."""
-    pieces = view if view.c_contiguous else bytearray(view)
-    return _view, (pickle.PickleBuffer(pieces), view.format, view.shape)
+    """As a memoryview, where cloudpickle makes bytes of it; of a kind that Python cannot make, as bytes, too."""
+    kind, shape, readonly = view.format, view.shape, view.readonly
+    if not _can_be_made(view):
+        return bytes, (view.tobytes(),)
+    if not view.nbytes:
+        return _empty, (kind, readonly)
+    pieces = view if view.c_contiguous else view.tobytes() if readonly else bytearray(view.tobytes())
+    return _view, (pickle.PickleBuffer(pieces), kind, shape)
+
+
+def _can_be_made(view: memoryview) -> bool:
+    try:
+        memoryview(bytes(view.itemsize)).cast(view.format)  # type: ignore[call-overload]
+    except (ValueError, TypeError):
+        return False
+    return view.nbytes > 0 or view.ndim == 1
 
 
 def _view(buffer: Any, kind: Any, shape: tuple[int, ...]) -> memoryview:
     view = memoryview(buffer)
     return view if (view.format, view.shape) == (kind, shape) else view.cast("B").cast(kind, shape)
+
+
+def _empty(kind: Any, readonly: bool) -> memoryview:
+    """A view of nothing cannot be cast."""
+    size = struct.calcsize(kind)
+    return memoryview(bytes(size) if readonly else bytearray(size)).cast(kind)[:0]
 
 
 class _Writable:
