@@ -194,7 +194,9 @@ def test_views_of_a_kind_that_python_cannot_make_arrive_as_bytes(segment: Segmen
 
 def test_so_do_views_of_ctypes_and_empty_ones_of_many_dimensions() -> None:
     for value in (memoryview((ctypes.c_int * 3)(1, 2, 3)), memoryview(np.zeros((0, 3))), memoryview(np.zeros((3, 0)))):  # type: ignore[arg-type]
-        assert codec.loads(codec.pack(value)) == value.tobytes()
+        back = codec.loads(codec.pack(value))
+        assert type(back) is bytes
+        assert back == value.tobytes()
 
 
 def test_a_view_of_an_array_keeps_its_format_and_shape(segment: Segment) -> None:
