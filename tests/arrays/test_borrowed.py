@@ -13,7 +13,7 @@ import pytest
 from mpengine.arrays import files, parcel
 from mpengine.arrays.borrowed import FIRST, LOOK, Borrowed
 from mpengine.arrays.parcel import OWN
-from mpengine.arrays.segment import Lease, Segment
+from mpengine.arrays.segment import Lease, Mark, Segment
 from tests.arrays.conftest import allocated, in_child, mappings
 from tests.support import WAIT_S
 
@@ -32,11 +32,12 @@ class Loan:
         self.borrowed = Borrowed(self.segment.key, self.fd, BASE, self.table, BITS)
         self.watch = os.dup(self.fd)
         self.is_closed = False
+        self.lent: list[Lease] = []
 
     def lend(self, size: int) -> Lease:
         """A block of this size, of ones, is the parent's: its lease there."""
         lease = self.segment.put([b"\1" * size])
-        lease.let_go()
+        self.lent.append(lease)
         return self.borrowed.take(lease.place)
 
     def back(self) -> list[int]:
@@ -161,7 +162,10 @@ def test_a_forked_copy_tells_nothing_and_gives_nothing_back(loan: Loan) -> None:
     def drop() -> tuple[int, int]:
         leases.clear()
         loan.borrowed._table = None
-        loan.borrowed._came_back(Lease(*place, lambda lease: None))
+        again = Lease(*place)
+        mark = Mark(again, loan.borrowed._came_back)
+        del again
+        assert mark() is None
         return shared[FIRST], allocated(loan.watch)
 
     held = allocated(loan.watch)
@@ -232,6 +236,8 @@ def test_the_descriptor_is_closed_with_the_last_look(loan: Loan) -> None:
 def test_what_is_gone_while_the_table_is_unmapped_gives_its_memory_back(loan: Loan) -> None:
     """A finalizer that has seen the table a moment ago."""
     lease = loan.lend(4 * UNIT)
+    assert loan.close()
+    loan.borrowed._table = loan.table
     loan.table.release()
     held = allocated(loan.watch)
     del lease

@@ -171,7 +171,7 @@ def test_nothing_is_opened_while_another_thread_forks(borrowed: Borrowed, monkey
         thread.start()
         thread.join()
 
-    reader._before_fork()
+    reader.before_fork()
     try:
         look_from_another_thread()
     finally:

@@ -23,7 +23,6 @@ from mpengine.arrays.parcel import (
     Parcel,
     current_packing,
     note_read_only,
-    numbers_of,
     out_of_band,
     pack_in,
     size_of,
@@ -50,6 +49,11 @@ def guest(memory: Memory) -> Iterator[Guest]:
 def leases_of(blob: bytes) -> list[int]:
     """Bytes in each of its blocks."""
     return [lease.length for lease in blob.leases] if type(blob) is Parcel else []
+
+
+def numbers_of(blob: bytes) -> tuple[int, ...]:
+    """Of its blocks; of those that `parcel.leases_of` finds."""
+    return tuple(lease.number for lease in parcel.leases_of(blob))
 
 
 def bytes_of(count: int) -> Any:
@@ -399,15 +403,16 @@ def test_what_cannot_be_packed_takes_no_block(memory: Memory) -> None:
 
 
 def share(memory: Memory, value: Any) -> tuple[Shared[Any], list[int]]:
-    """As the engine does; and the numbers of those that were dropped."""
-    dropped: list[int] = []
+    """As the engine does; and the numbers of blocks that only a worker has."""
+    orphans: list[int] = []
+    memory.segment.orphaned = orphans.append
     data, buffers, others = codec.dump_shared(value, memory.segment)
-    return Shared(data, buffers, others, memory.segment, dropped.append), dropped
+    return Shared(data, buffers, others, memory.segment), orphans
 
 
 def test_a_shared_object_lies_in_one_block_and_goes_along_by_its_number(memory: Memory, guest: Guest) -> None:
     value = {"large": bytes_of(LARGE), "small": np.arange(5), "text": "text"}
-    shared, dropped = share(memory, value)
+    shared, orphans = share(memory, value)
     (number,) = {lease.number for lease in shared._leases}
     assert memory.segment.in_use == shared.nbytes > LARGE
     assert repr(shared) == f"<Shared {shared.nbytes:,} bytes>"
@@ -422,12 +427,14 @@ def test_a_shared_object_lies_in_one_block_and_goes_along_by_its_number(memory: 
     assert (one["small"].tolist(), one["text"]) == ([0, 1, 2, 3, 4], "text")
     for name in ("large", "small"):
         assert one[name].__array_interface__["data"][0] % 64 == 0
+    assert memory.segment.pin(number)
     del shared, one, other
     gc.collect()
-    assert dropped == [number]
-    assert memory.segment.in_use > 0  # the call's
+    assert not orphans  # the call has it
     del blob
+    assert orphans == [number]
     guest.kept.clear()
+    memory.segment.unpin(number)
     assert memory.segment.in_use == 0
 
 
