@@ -38,10 +38,15 @@ class Borrowed:
         smallest_bits: Logarithm of the size of the smallest block.
 
     Attributes:
+        is_cold: The other process was asked to give back what is free.
+        returned: Called when a block comes back while `is_cold`, which is false then. In any thread, between any two
+            steps of it.
         kept: See `arrays.parcel.open_shared`; nothing shared comes from here.
     """
 
     def __init__(self, key: int, fd: int, base: int, table: memoryview, smallest_bits: int) -> None:
+        self.is_cold = False
+        self.returned: Callable[[], None] | None = None
         self.kept: dict[int, Any] = {}
         self._file = [fd]
         self._owns_file = False
@@ -93,7 +98,7 @@ class Borrowed:
         from mpengine.arrays.mapping import Mapping  # with ctypes; now, for a finalizer cannot import it at the end
 
         self._mapping = Mapping(self._opener(), self._base)
-        self._table = None
+        self._table = self.returned = None
         found = [mark() for mark in list(self._marks.values())]
         leases = sorted((lease for lease in found if lease is not None), key=lambda lease: lease.offset)
         if leases:
@@ -126,6 +131,9 @@ class Borrowed:
             with contextlib.suppress(ValueError):  # unmapped this moment
                 table[FIRST + (mark.offset >> self._bits)] = 1
                 table[LOOK] = 1  # last
+                if self.is_cold and self.returned is not None:
+                    self.is_cold = False
+                    self.returned()
                 return
         self._remove(mark.offset, mark.offset + self._whole(mark.length))
 

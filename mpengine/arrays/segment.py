@@ -99,8 +99,8 @@ class Segment:
         key: Of the segment, among all of all processes.
         shield: Entered while a block is taken and written, which no exception from a signal handler may cut short.
         maps: Whether what has memory is written through a mapping, whose pages count as this process's.
-        orphaned: Called with the number of a block that was let stay, when it has no lease and is pinned. In any
-            thread, between any two steps of it.
+        dropped: Called with the number of a block that was let stay, when it has no lease. In any thread, between any
+            two steps of it.
         peak: Bytes in use, at most.
         taken: Blocks that were taken, ever.
     """
@@ -111,7 +111,7 @@ class Segment:
         self.key = int.from_bytes(os.urandom(8), "little")
         self.shield: AbstractContextManager[Any] = contextlib.nullcontext()
         self.maps = True
-        self.orphaned: Callable[[int], None] | None = None
+        self.dropped: Callable[[int], None] | None = None
         self.peak = self.taken = 0
         self._pid = os.getpid()
         self._fd = fd
@@ -197,12 +197,12 @@ class Segment:
 
     def let_stay(self, lease: Lease) -> None:
         """The other side keeps what it makes of the block for those who come, until it is told that it is gone."""
-        self._staying[lease.number] = weakref.ref(lease, functools.partial(self._orphan, lease.number))
+        self._staying[lease.number] = weakref.ref(lease, functools.partial(self._drop, lease.number))
 
-    def _orphan(self, number: int, _: object) -> None:
+    def _drop(self, number: int, _: object) -> None:
         self._staying.pop(number, None)
-        if number in self._pins and self.orphaned is not None:
-            self.orphaned(number)
+        if self.dropped is not None:
+            self.dropped(number)
 
     def cool(self) -> bool:
         """Give some of the memory of free blocks back to the system; False: there is no more. Takes milliseconds."""

@@ -126,8 +126,8 @@ class Dispatcher:
             descriptors.own(*self._epoll_fds)
         for epoll in (self._epoll, self._light_epoll):
             epoll.register(self._inbox.wake_fd, select.EPOLLIN)
-        self.arena.orphaned = self._orphaned
-        self.memory = Memory(self.arena, self._outbox.arena_fd, self.supervisor, self._is_busy)
+        self.arena.dropped = self._dropped
+        self.memory = Memory(self.arena, self._outbox.arena_fd, self.supervisor, self._is_busy, self.post)
         self.workforce = Workforce(
             self.supervisor, self.books, self.observers, self._epoll, self._light_epoll, self._tell, self._express,
             self._book, self._break, options.memory_limit,
@@ -207,8 +207,8 @@ class Dispatcher:
         """A map is over; its function's block can go when its last batch has gone."""
         self.post(lambda: self._outbox.finish(fn))
 
-    def _orphaned(self, number: int) -> None:
-        """Only workers have this block still; a finalizer's last word."""
+    def _dropped(self, number: int) -> None:
+        """Only workers may have this block still; a finalizer's last word."""
         self.post(lambda: self.memory.dropped(number))
 
     def interim_report(self) -> ShutdownReport:

@@ -27,11 +27,17 @@ class Memory:
 
     Args:
         is_busy: Whether a worker runs a job.
+        post: Have the dispatcher thread call something; any thread, finalizers too.
     """
 
     def __init__(
-        self, arena: Segment, arena_fd: int, supervisor: Supervisor, is_busy: Callable[[WorkerHandle], bool]
-    ) -> None:  # fmt: skip
+        self,
+        arena: Segment,
+        arena_fd: int,
+        supervisor: Supervisor,
+        is_busy: Callable[[WorkerHandle], bool],
+        post: Callable[[Callable[[], None]], None],
+    ) -> None:
         self._peak = 0
         # Also of workers that are dead. No set: one cannot be gone through while another thread adds to it.
         self._borrowed: weakref.WeakValueDictionary[int, Borrowed] = weakref.WeakValueDictionary()
@@ -39,6 +45,7 @@ class Memory:
         self._arena_fd = arena_fd
         self._supervisor = supervisor
         self._is_busy = is_busy
+        self._post = post
         self._cool_at: float | None = None
         self._seen = 0  # blocks taken, when this was last looked at
 
@@ -67,8 +74,15 @@ class Memory:
 
     def lent(self, handle: WorkerHandle) -> None:
         """A worker has lent blocks."""
-        if handle.log.borrowed is not None:
-            self._borrowed[id(handle.log.borrowed)] = handle.log.borrowed
+        log, borrowed = handle.log, handle.log.borrowed
+        if borrowed is not None and id(borrowed) not in self._borrowed:
+            self._borrowed[id(borrowed)] = borrowed
+            post = self._post
+
+            def stir() -> None:
+                log.cooled = -1
+
+            borrowed.returned = lambda: post(stir)
         self._peak = max(self._peak, self.in_use())
 
     # ---- giving back -----------------------------------------------------------------------------------------------
@@ -100,6 +114,8 @@ class Memory:
         """Have workers drop what they keep and does not belong to a job; those that run one, when it is over."""
         for handle in handles:
             handle.log.cooled = handle.log.lent
+            if handle.log.borrowed is not None:
+                handle.log.borrowed.is_cold = True  # before it is asked: what comes back from here on may be too late
             handle.asked_for = frozenset(handle.held)
             if handle.state is WorkerState.READY:
                 handle.log.words[wire.LEAN] += 1

@@ -503,6 +503,33 @@ def test_its_memory_goes_back_to_the_system(make_engine: MakeEngine) -> None:
     wait_for(lambda: engine.stats().memory.size < before + MIB, about="the memory to go back")
 
 
+def test_one_that_no_worker_has_seen_goes_back_too(make_engine: MakeEngine) -> None:
+    engine = make_engine(1)
+    wait_ready(engine)
+    before = engine.stats().memory.size
+    shared = engine.share(np.ones(50 * MIB, np.uint8))
+    assert engine.join(WAIT_S)
+    wait_for(lambda: engine._dispatcher._inbox.is_asleep, about="the engine to be at rest")
+    del shared
+    wait_for(lambda: engine.stats().memory.size < before + MIB, about="the memory to go back")
+
+
+def test_the_memory_of_a_result_goes_back_however_late_it_is_dropped(make_engine: MakeEngine) -> None:
+    engine = make_engine(1)
+    wait_ready(engine)
+    before = engine.stats().memory.size
+    results = [engine.submit(jobs.filled, 50 * MIB, 1).result(WAIT_S) for _ in range(2)]
+    while results:
+        results.pop()
+        most = before + len(results) * 50 * MIB + MIB
+        wait_for(functools.partial(is_at_most, engine, most), about="what is free to go back")
+        wait_for(lambda: engine._dispatcher._inbox.is_asleep, about="the engine to be at rest")
+
+
+def is_at_most(engine: Engine, size: int) -> bool:
+    return engine.stats().memory.size < size
+
+
 @pytest.mark.parametrize("when", ["before it runs", "while it runs"])
 @pytest.mark.parametrize("way", ["job", "map", "partial"])
 def test_one_that_is_dropped_stays_for_the_job_that_has_it(

@@ -403,16 +403,16 @@ def test_what_cannot_be_packed_takes_no_block(memory: Memory) -> None:
 
 
 def share(memory: Memory, value: Any) -> tuple[Shared[Any], list[int]]:
-    """As the engine does; and the numbers of blocks that only a worker has."""
-    orphans: list[int] = []
-    memory.segment.orphaned = orphans.append
+    """As the engine does; and the numbers of blocks that were dropped."""
+    dropped: list[int] = []
+    memory.segment.dropped = dropped.append
     data, buffers, others = codec.dump_shared(value, memory.segment)
-    return Shared(data, buffers, others, memory.segment), orphans
+    return Shared(data, buffers, others, memory.segment), dropped
 
 
 def test_a_shared_object_lies_in_one_block_and_goes_along_by_its_number(memory: Memory, guest: Guest) -> None:
     value = {"large": bytes_of(LARGE), "small": np.arange(5), "text": "text"}
-    shared, orphans = share(memory, value)
+    shared, dropped = share(memory, value)
     (number,) = {lease.number for lease in shared._leases}
     assert memory.segment.in_use == shared.nbytes > LARGE
     assert repr(shared) == f"<Shared {shared.nbytes:,} bytes>"
@@ -430,9 +430,9 @@ def test_a_shared_object_lies_in_one_block_and_goes_along_by_its_number(memory: 
     assert memory.segment.pin(number)
     del shared, one, other
     gc.collect()
-    assert not orphans  # the call has it
+    assert not dropped  # the call has it
     del blob
-    assert orphans == [number]
+    assert dropped == [number]
     guest.kept.clear()
     memory.segment.unpin(number)
     assert memory.segment.in_use == 0

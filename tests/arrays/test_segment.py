@@ -306,17 +306,15 @@ def test_what_was_unpinned_before_its_lease_has_gone_is_free_with_that(store: St
 
 def test_who_keeps_a_block_hears_that_its_last_lease_is_gone(store: Store) -> None:
     heard: list[int] = []
-    store.segment.orphaned = heard.append
-    kept, alone, passing = (store.put(b"x") for _ in range(3))
-    for lease in (kept, alone):
-        store.segment.let_stay(lease)
-    numbers = [kept.number, passing.number]
-    for number in numbers:
-        store.segment.pin(number)
-    del lease
+    store.segment.dropped = heard.append
+    kept, passing = store.put(b"x"), store.put(b"y")
+    store.segment.let_stay(kept)
+    number = kept.number
+    again = kept
+    del kept, passing
     assert not heard
-    del kept, alone, passing
-    assert heard == numbers[:1]
+    del again
+    assert heard == [number]
 
 
 def test_segments_have_different_keys(make_store: Callable[..., Store]) -> None:
