@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from bench import guard, report, run, sweep, table
+from bench import arrays, guard, report, run, sweep, table
 from bench.cases import CASES
 from bench.faults import command as faults
 
@@ -14,6 +14,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "guard": guard.main,
     "sweep": sweep.main,
     "faults": faults.main,
+    "arrays": arrays.main,
 }
 OTHER_COMMANDS = f"Further commands, each with a --help of its own: {', '.join(COMMANDS)}."
 

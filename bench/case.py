@@ -44,6 +44,8 @@ class Case:
         seconds: How long one job should take, if that matters.
         start_method: For all peers in this case, whatever the run has for the others.
         scaled: Whether a short run has fewer jobs.
+        fewest: So many jobs a short run has at least.
+        workers: How many each contender has, whatever the run has for the other cases.
         note: What a reader of the table must know.
     """
 
@@ -58,6 +60,8 @@ class Case:
     seconds: float = 0.0
     start_method: str | None = None
     scaled: bool = True
+    fewest: int = 10
+    workers: int | None = None
     note: str = ""
 
     @property

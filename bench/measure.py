@@ -12,11 +12,12 @@ def main() -> None:
     import json
     import os
 
+    from bench import arrays
     from bench.case import TUNED
     from bench.cases import CASES
     from bench.kinds import KINDS, Measurement
 
-    cases = {case.name: case for case in CASES}
+    cases = {case.name: case for case in (*CASES, *arrays.CASES)}
     parser = argparse.ArgumentParser(prog="python -m bench.measure", description=__doc__)
     parser.add_argument("case", choices=cases)
     parser.add_argument("contender", help="PEER.METHOD, as in engine.map, or PEER.METHOD/tuned")
@@ -33,7 +34,12 @@ def main() -> None:
     if asked.nice:
         os.nice(asked.nice)
     wanted = Measurement(peer, method, asked.n, asked.workers, asked.start_method, asked.seconds, asked.chunk)
-    metrics, start_method = KINDS[cases[asked.case].kind](wanted)
+    kinds = KINDS
+    if asked.case not in {case.name for case in CASES}:
+        from bench import array_kinds  # with numpy, which nobody else is to pay for
+
+        kinds = array_kinds.KINDS
+    metrics, start_method = kinds[cases[asked.case].kind](wanted)
     print(json.dumps({"metrics": metrics, "start_method": start_method}))
 
 

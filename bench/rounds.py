@@ -21,7 +21,6 @@ from bench.processes import SETTLE_S, adopt_orphans, below, end_all, wait_for
 ROOT = Path(__file__).resolve().parent.parent
 TUNED_FILE = Path(__file__).resolve().parent / "tuned.json"  # written by `python -m bench sweep`
 TIME_LIMIT_S = 120.0  # for one measurement: a hundred times what it is made to take
-FEWEST_JOBS = 10  # where the scale makes a case smaller
 SELDOM = 4  # rounds, of which the first has the contenders that are measured seldom
 
 # One contender's answer: {"n", "metrics", "start_method"}, or {"n", "error"}; "chunk" of those that are tuned.
@@ -75,10 +74,10 @@ def measure(case: Case, contender: str, options: Options, chunk: int | None) -> 
     """One measurement. A contender that fails or hangs costs its own figure, and no other's."""
     n = case.contenders[contender]
     if case.scaled:
-        n = max(min(n, FEWEST_JOBS), round(n * options.scale))
+        n = max(min(n, case.fewest), round(n * options.scale))
     answer: Answer = {"n": n} if chunk is None else {"n": n, "chunk": chunk}
     command = [sys.executable, "-m", "bench.measure", case.name, contender, str(n)]
-    command += ["--workers", str(options.workers), "--nice", str(options.nice)]
+    command += ["--workers", str(case.workers or options.workers), "--nice", str(options.nice)]
     if case.seconds:
         command += ["--seconds", str(case.seconds)]
     if chunk is not None:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from bench import machine
+from bench.case import Case
 from bench.cases import CASES
 from bench.rounds import Options, left_out, run_cases
 
@@ -34,9 +35,12 @@ def options_of(asked: argparse.Namespace) -> Options:
 
 
 def measure_all(
-    options: Options, names: Sequence[str] | None = None, keep: Callable[[Results], None] = lambda results: None
+    options: Options,
+    names: Sequence[str] | None = None,
+    keep: Callable[[Results], None] = lambda results: None,
+    among: Sequence[Case] = CASES,
 ) -> tuple[Results, bool]:
-    """Measures the cases (None: all).
+    """Measures the cases (None: all) among those.
 
     Args:
         keep: Called after each case of each round with what there is by then.
@@ -44,7 +48,7 @@ def measure_all(
     Returns:
         The results, and whether Ctrl-C came before the end.
     """
-    cases = [case for case in CASES if not names or case.name in names]
+    cases = [case for case in among if not names or case.name in names]
     results: Results = {
         "begun": time.strftime("%Y-%m-%d %H:%M"),
         "facts": machine.facts(),

@@ -11,16 +11,16 @@ from bench.cases import CASES
 Round = dict[str, dict[str, Any]]  # by contender, as rounds.py yields them
 
 
-def render(results: dict[str, Any]) -> str:
-    """All of a run: what it was made on, and a table for each of its cases."""
+def render(results: dict[str, Any], cases: Sequence[Case] = CASES) -> str:
+    """All of a run: what it was made on, and a table for each of these cases that it has."""
     parts = [
         heading_of(results),
         "A figure is the median over the rounds, the spread is from the lowest to the highest; a ratio is the median "
         "of the rounds' own ratios. Who is slow is measured in every fourth round only.",
     ]
-    for case in CASES:
+    for case in cases:
         if rounds := results["cases"].get(case.name):
-            parts.append(table(case, rounds, results["options"]["workers"]))
+            parts.append(table(case, rounds, case.workers or results["options"]["workers"]))
     return "\n\n".join(parts) + "\n"
 
 

@@ -80,12 +80,14 @@ TARGETS = (
 )  # fmt: skip
 
 
-def render(results: dict[str, Any], main_only: bool) -> str:
+def render(
+    results: dict[str, Any], main_only: bool, targets: Sequence[Target] = TARGETS, among: Sequence[Case] = CASES
+) -> str:
     """The targets whose cases were run, as a table in Markdown."""
-    cases = {case.name: case for case in CASES}
+    cases = {case.name: case for case in among}
     heading = ["", "mpengine", "best peer, as it comes", "best peer, tuned", "limit", "to reach", "reached"]
     rows = [heading, ["---", *["---:"] * (len(heading) - 1)]]
-    for target in TARGETS:
+    for target in targets:
         rounds = results["cases"].get(target.case)
         if rounds and (target.main or not main_only):
             rows.append(row(target, cases[target.case], rounds))

@@ -7,12 +7,12 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import chain
 from typing import Any
 
-from bench.peers.base import ClosingPeer, Function, batches
+from bench.peers.base import ClosingPeer, Function, Function2, batches
 from bench.work import apply_to_all
 
 LOOPBACK = "127.0.0.1"
@@ -30,6 +30,7 @@ class RayPeer(ClosingPeer):
         import ray
 
         self._chunk = chunk
+        self._jobs: dict[Callable[..., Any], Any] = {}
         self._folder = tempfile.mkdtemp(prefix="ray-")  # it leaves its logs behind
         ray.init(
             num_cpus=workers,
@@ -50,19 +51,38 @@ class RayPeer(ClosingPeer):
     def each(self, method: str, fn: Function, values: Iterable[Any]) -> Iterable[Any]:
         import ray
 
+        if method == "put":
+            return self.each("remote", fn, map(ray.put, values))
         if method != "remote":
             raise LookupError(f"ray has no method {method!r} to measure")
         if self._chunk is None:
-            job = ray.remote(fn)
+            job = self._remote(fn)
             results: Iterable[Any] = ray.get([job.remote(value) for value in values])
             return results
         job = ray.remote(partial_of(fn))
         return chain.from_iterable(ray.get([job.remote(batch) for batch in batches(values, self._chunk)]))
 
+    def each_with(self, method: str, fn: Function2, shared: Any, values: Iterable[Any]) -> Iterable[Any]:
+        import ray
+
+        job = self._remote(fn)
+        if method == "put":
+            shared = ray.put(shared)
+        results: Iterable[Any] = ray.get([job.remote(shared, value) for value in values])
+        return results
+
     def call(self, fn: Function, value: Any) -> Any:
         import ray
 
-        return ray.get(ray.remote(fn).remote(value))
+        return ray.get(self._remote(fn).remote(value))
+
+    def _remote(self, fn: Callable[..., Any]) -> Any:
+        """A remote function is made once, as its documentation has it: each is sent to the cluster anew."""
+        import ray
+
+        if fn not in self._jobs:
+            self._jobs[fn] = ray.remote(fn)
+        return self._jobs[fn]
 
 
 def partial_of(fn: Function) -> Function:

@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from typing import Any, Self
 
-from bench.peers.base import Function
+from bench.peers.base import Function, Function2, PartialPeer
 
 
-class EnginePeer:
+class EnginePeer(PartialPeer):
     def __init__(self, workers: int, start_method: str | None, chunk: int | None) -> None:
         from mpengine import Engine
 
@@ -36,6 +36,11 @@ class EnginePeer:
                 futures = [engine.submit(fn, value) for value in values]
                 return (future.result() for future in futures)
         raise LookupError(f"the engine has no method {method!r} to measure")
+
+    def each_with(self, method: str, fn: Function2, shared: Any, values: Iterable[Any]) -> Iterable[Any]:
+        if method == "share":
+            return super().each_with("map", fn, self._engine.share(shared), values)
+        return super().each_with(method, fn, shared, values)
 
     def call(self, fn: Function, value: Any) -> Any:
         return self._engine.submit(fn, value).result()

@@ -1,12 +1,13 @@
 """The pools of the standard library."""
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, Self
 
-from bench.peers.base import ClosingPeer, Function
+from bench.peers.base import ClosingPeer, Function, Function2, PartialPeer
 
 
-class ExecutorPeer:
+class ExecutorPeer(PartialPeer):
     """concurrent.futures.ProcessPoolExecutor."""
 
     name = "ProcessPoolExecutor"
@@ -35,6 +36,12 @@ class ExecutorPeer:
                 futures = [self._executor.submit(fn, value) for value in values]
                 return (future.result() for future in futures)
         raise LookupError(f"{self.name} has no method {method!r} to measure")
+
+    def each_with(self, method: str, fn: Function2, shared: Any, values: Iterable[Any]) -> Iterable[Any]:
+        if method == "halves":  # what is shared goes along with each chunk
+            jobs = list(values)
+            return self._executor.map(partial(fn, shared), jobs, chunksize=-(-len(jobs) // 2))
+        return super().each_with(method, fn, shared, values)
 
     def call(self, fn: Function, value: Any) -> Any:
         return self._executor.submit(fn, value).result()
