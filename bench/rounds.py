@@ -45,6 +45,8 @@ def run_cases(cases: Sequence[Case], options: Options) -> Iterator[tuple[Case, d
     for number in range(options.rounds):
         for case in cases:
             asked = [one for one in case.contenders if is_asked(case, one, number)]
+            if not asked:
+                continue  # all of it is measured seldom
             turned = number % len(asked)
             answers = {
                 one: measure(case, one, options, chunks.get(case.name, {}).get(one))

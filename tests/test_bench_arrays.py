@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import array_kinds, array_work, arrays, run, thresholds
+from bench import array_kinds, array_work, arrays, rounds, run, thresholds
 from bench.__main__ import main as bench
 from bench.peers import PACKAGES, PEERS
 from bench.rounds import Options
@@ -52,7 +52,7 @@ def test_the_first_transfer_stands_for_itself_and_the_others_are_the_warm_ones()
 
 def test_a_speed_is_held_against_a_copy_of_the_same_round() -> None:
     # The second round had half the machine.
-    rounds = [
+    found = [
         {
             "engine.submit": answer(warm=4.0 / load, best=4.0, first=1.0),
             "bare.memcpy": answer(warm=16.0 / load, best=16.0, first=1.0),
@@ -60,7 +60,7 @@ def test_a_speed_is_held_against_a_copy_of_the_same_round() -> None:
         }
         for load in (1, 2)
     ]
-    text = arrays.render(results_of("array-in", *rounds))
+    text = arrays.render(results_of("array-in", *found))
     assert cells_of(text, "`engine.submit`")[3:5] == ["3.00", "2.00 … 4.00"]
     assert cells_of(text, "`engine.submit`")[-2:] == ["25.0%", "1.00 x"]
     assert cells_of(text, "`executor.submit`")[-2:] == ["3.1%", "8.00 x"]
@@ -123,7 +123,7 @@ def test_the_thresholds_table_has_a_row_a_size() -> None:
 
 def test_the_memory_table_has_the_largest_of_the_rounds() -> None:
     held = {f"{one} {when}": 1.0 for one in array_kinds.SUBJECTS for when in ("before", "first", "last", "at rest")}
-    rounds = [
+    found = [
         {
             "engine.submit": answer(
                 warm=1, best=1, first=1, **held, **{f"{one} peak": peak for one in array_kinds.SUBJECTS}
@@ -131,7 +131,7 @@ def test_the_memory_table_has_the_largest_of_the_rounds() -> None:
         }
         for peak in (2.0, 3.0)
     ]
-    text = arrays.memory_table([*rounds, {}])
+    text = arrays.memory_table([*found, {}])
     assert cells_of(text, "resident, parent")[1:] == ["1.00", "1.00", "1.00", "3.00", "1.00"]
     assert "failed: no" in arrays.memory_table([{"engine.submit": {"error": "no"}}])
 
@@ -201,3 +201,10 @@ def test_each_is_measured_in_a_fresh_process(name: str, contender: str, n: int) 
     assert done.returncode == 0, done.stderr
     assert {*CASES[name].metrics} <= {*json.loads(done.stdout)["metrics"]}
     assert done.stderr == ""
+
+
+def test_a_round_in_which_nobody_of_a_case_is_asked_has_no_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds, "measure", lambda case, contender, options, chunk: answer(warm=1.0))
+    monkeypatch.setattr(rounds, "adopt_orphans", lambda: None)
+    asked = [*rounds.run_cases([CASES["array-memory"]], Options(2, 1.0, 2, None, 0))]
+    assert [[*answers] for _, answers in asked] == [["engine.submit"]]
