@@ -137,15 +137,25 @@ CASES = (
     ),
 )  # fmt: skip
 
+BARE = ("engine", "bare", "by-hand")  # whoever is not a peer
+
+
+def target(label: str, case: str, metric: str, mine: str, factor: float, limit: str) -> Target:
+    """A figure to reach; memory by hand is among what the machine allows."""
+    contenders = next(one.contenders for one in CASES if one.name == case)
+    peers = tuple(one for one in contenders if one.partition(".")[0] not in BARE)
+    return Target(label, case, metric, mine, factor, limit=limit, peers=peers)
+
+
 TARGETS = (
-    Target("64 MiB into a job", "array-in", "warm", "engine.submit", 6, limit="bare.memcpy"),
-    Target("64 MiB out of a job", "array-out", "warm", "engine.submit", 10, limit="bare.memcpy"),
-    Target("64 MiB in and out", "array-both", "warm", "engine.submit", 5, limit="bare.memcpy"),
-    Target("64 MiB for 100 jobs, argument", "array-shared", "warm", "engine.map", 100, limit="by-hand.keep"),
-    Target("64 MiB for 100 jobs, argument, first", "array-shared", "first", "engine.map", 100, limit="by-hand.keep"),
-    Target("64 MiB for 100 jobs, shared", "array-shared", "warm", "engine.share", 100, limit="by-hand.keep"),
-    Target("64 MiB for 100 jobs, shared, first", "array-shared", "first", "engine.share", 100, limit="by-hand.keep"),
-)  # fmt: skip
+    target("64 MiB into a job", "array-in", "warm", "engine.submit", 6, "bare.memcpy"),
+    target("64 MiB out of a job", "array-out", "warm", "engine.submit", 10, "bare.memcpy"),
+    target("64 MiB in and out", "array-both", "warm", "engine.submit", 5, "bare.memcpy"),
+    target("64 MiB for 100 jobs, argument", "array-shared", "warm", "engine.map", 100, "by-hand.keep"),
+    target("64 MiB for 100 jobs, argument, first", "array-shared", "first", "engine.map", 100, "by-hand.keep"),
+    target("64 MiB for 100 jobs, shared", "array-shared", "warm", "engine.share", 100, "by-hand.keep"),
+    target("64 MiB for 100 jobs, shared, first", "array-shared", "first", "engine.share", 100, "by-hand.keep"),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -57,6 +57,7 @@ def test_a_speed_is_held_against_a_copy_of_the_same_round() -> None:
             "engine.submit": answer(warm=4.0 / load, best=4.0, first=1.0),
             "bare.memcpy": answer(warm=16.0 / load, best=16.0, first=1.0),
             "executor.submit": answer(warm=0.5 / load, best=0.5, first=0.5),
+            "by-hand.keep": answer(warm=8.0 / load, best=8.0, first=1.0),
         }
         for load in (1, 2)
     ]
@@ -64,6 +65,7 @@ def test_a_speed_is_held_against_a_copy_of_the_same_round() -> None:
     assert cells_of(text, "`engine.submit`")[3:5] == ["3.00", "2.00 … 4.00"]
     assert cells_of(text, "`engine.submit`")[-2:] == ["25.0%", "1.00 x"]
     assert cells_of(text, "`executor.submit`")[-2:] == ["3.1%", "8.00 x"]
+    assert cells_of(text, "64 MiB into a job, GB/s")[2] == "0.375 `executor.submit`"  # by hand is no peer
 
 
 def test_the_targets_come_first_and_a_time_is_to_be_below_its_own() -> None:
@@ -77,7 +79,7 @@ def test_the_targets_come_first_and_a_time_is_to_be_below_its_own() -> None:
 def test_every_target_is_about_a_case_and_every_case_can_be_measured() -> None:
     for target in arrays.TARGETS:
         assert target.metric in CASES[target.case].metrics
-        assert {target.mine, target.limit} <= {*CASES[target.case].contenders}
+        assert {target.mine, target.limit, *(target.peers or ())} <= {*CASES[target.case].contenders}
         assert verdict(target, CASES[target.case], []) == "not measured"
     for case in arrays.CASES:
         assert case.kind in array_kinds.KINDS
