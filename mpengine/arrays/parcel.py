@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 PROTOCOL = 5
-LARGE = 1 << 17  # bytes; smaller parts stay in the pickle. See bench/arrays.py
+LARGE = 1 << 16  # bytes; smaller parts stay in the pickle: `python -m bench arrays` says from what size on it pays
 
 OWN = 0  # writable; its block is nobody else's
 COPY = 1  # writable; what is written is a copy, so that the block can be opened again as it was

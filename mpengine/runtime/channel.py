@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mpengine.arrays.guest import Guest
 
 _LARGEST_INLINE = wire.LOG_BYTES // 8
+_NUMBERS = (wire.HELD, wire.RELEASED, wire.LENT)
 _MOST_NUMBERS = 1 << 10  # of blocks in one record
 _FAR = 1 << 43  # where stray writes to the descriptor land: nowhere; ext4 has files of 16 TiB
 
@@ -157,6 +158,8 @@ class LogReader(_Mapped):
                 else:
                     blob = bytes(self.log[start : start + length])
                 size = wire.RECORD.size + (0 if bulk else _align(length))
+                if kind in _NUMBERS and length % 8:
+                    raise BadFrame(f"{length} bytes that name no blocks")
                 if kind == wire.LENT:
                     self._borrow(blob)
                     self._consume(size, bulk)

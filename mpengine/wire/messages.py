@@ -59,7 +59,7 @@ SEGMENT = struct.Struct("<II")  # bytes, values; behind it `codec.dump_values`, 
 LOG_BYTES = 1 << 20
 TABLE_AT = ROW_BYTES + LOG_BYTES
 BLOCKS_AT = 2 * LOG_BYTES + (1 << 16)  # behind what is mapped; a multiple of any page's size
-BLOCK_BITS = 17
+BLOCK_BITS = 16
 MOST_BLOCKS = BLOCKS_AT - TABLE_AT - 1
 
 RECORD = struct.Struct("<IHHIIQddQQQ")

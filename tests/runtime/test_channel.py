@@ -212,12 +212,12 @@ def test_no_room_for_a_large_blob_logs_nothing(channel: Channel, monkeypatch: py
 
 
 def test_large_blobs_beyond_what_the_table_can_name_log_nothing(channel: Channel) -> None:
-    channel.writer.segment._most = 4 << wire.BLOCK_BITS
-    channel.writer.commit(wire.VALUE, b"x" * (3 << wire.BLOCK_BITS), index=0)
+    channel.writer.segment._most = 8 << wire.BLOCK_BITS
+    channel.writer.commit(wire.VALUE, b"x" * (6 << wire.BLOCK_BITS), index=0)
     with pytest.raises(MemoryError):
-        channel.writer.commit(wire.VALUE, b"y" * (2 << wire.BLOCK_BITS), index=1)
+        channel.writer.commit(wire.VALUE, b"y" * (4 << wire.BLOCK_BITS), index=1)
     channel.read()
-    channel.writer.commit(wire.VALUE, b"y" * (2 << wire.BLOCK_BITS), index=1)
+    channel.writer.commit(wire.VALUE, b"y" * (4 << wire.BLOCK_BITS), index=1)
     channel.read()
     assert [index for _, index, _ in channel.got] == [0, 1]
 
@@ -261,6 +261,10 @@ def corrupt_block(channel: Channel, number: int, length: int) -> None:
     channel.writer.words[wire.COMMITTED] = wire.RECORD.size
 
 
+def corrupt_numbers(channel: Channel) -> None:
+    channel.writer.commit(wire.RELEASED, b"x" * 12)
+
+
 def corrupt_committed(channel: Channel) -> None:
     channel.writer.words[wire.COMMITTED] = wire.LOG_BYTES + 8
 
@@ -279,7 +283,7 @@ def corrupt_all(channel: Channel) -> None:
 @pytest.mark.parametrize(
     "corrupt",
     [
-        corrupt_magic, corrupt_length, corrupt_block_beyond_the_file, corrupt_block_beyond_the_table,
+        corrupt_magic, corrupt_length, corrupt_numbers, corrupt_block_beyond_the_file, corrupt_block_beyond_the_table,
         corrupt_block_length, corrupt_committed, corrupt_backwards, corrupt_all,
     ],
 )  # fmt: skip
