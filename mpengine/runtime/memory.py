@@ -108,6 +108,8 @@ class Memory:
 
     def dropped(self, number: int) -> None:
         """This block has gone here, but for workers that may keep what was made of it."""
+        if self._cool_at is None:  # who drops it may be a step away from saying that it is free
+            self._cool_at = monotonic() + COOL_S
         self.slim(handle for handle in self._supervisor.alive() if number in handle.held)
 
     def slim(self, handles: Iterable[WorkerHandle]) -> None:

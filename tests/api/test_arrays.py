@@ -514,6 +514,23 @@ def test_one_that_no_worker_has_seen_goes_back_too(make_engine: MakeEngine) -> N
     wait_for(lambda: engine.stats().memory.size < before + MIB, about="the memory to go back")
 
 
+def test_a_block_is_looked_for_also_if_it_is_dropped_before_it_is_free(make_engine: MakeEngine) -> None:
+    """The word that it is dropped may come a step before."""
+    engine = make_engine(1)
+    wait_ready(engine)
+    memory = engine._dispatcher.memory
+    wait_for(lambda: memory._cool_at is None, about="nothing to be warm")
+    looked: list[float | None] = []
+
+    def drop() -> None:
+        memory.dropped(12345)
+        looked.append(memory.due())
+
+    engine._dispatcher.post(drop)
+    assert engine.join(WAIT_S)
+    assert looked != [None]
+
+
 def test_the_memory_of_a_result_goes_back_however_late_it_is_dropped(make_engine: MakeEngine) -> None:
     engine = make_engine(1)
     wait_ready(engine)
