@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 import psutil
-import pytest
 
 T = TypeVar("T")
 
@@ -28,12 +27,6 @@ START_METHODS = ("forkserver", "spawn", "fork")
 # fails should tell its story before faulthandler_timeout and the test's timeout cut it off.
 WAIT_S = 20.0
 POLL_S = 0.005  # for conditions that no event announces
-
-
-needs_dev_shm = pytest.mark.skipif(
-    not os.access("/dev/shm", os.W_OK),
-    reason="multiprocessing's own locks and shared memory have names in /dev/shm, which is read-only here",
-)
 
 
 class Waitable(Protocol):

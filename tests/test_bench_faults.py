@@ -18,7 +18,8 @@ from bench.faults.contenders import CONTENDERS
 from bench.faults.program import SCENARIOS
 from bench.faults.run import Run
 from bench.faults.verdicts import NO_SUCH_FEATURE, Observed, Outcome, Verdict, judge
-from tests.support import ROOT, needs_dev_shm, run_python, wait_gone
+from tests.marks import needs_dev_shm
+from tests.support import ROOT, run_python, wait_gone
 
 BY_NAME = {case.name: case for case in CASES}
 CRASH = BY_NAME["exit-1"]

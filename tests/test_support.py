@@ -10,7 +10,8 @@ from multiprocessing.shared_memory import SharedMemory
 import pytest
 
 from tests.leaks import Footprint, left_behind
-from tests.support import is_running, needs_dev_shm, run_python, wait_for, wait_gone
+from tests.marks import needs_dev_shm
+from tests.support import is_running, run_python, wait_for, wait_gone
 
 SETTLE_S = 0.1  # these leaks do not go away
 SLEEPER = ["sleep", "1000"]

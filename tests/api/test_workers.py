@@ -12,9 +12,10 @@ import pytest
 from mpengine import Engine, EngineBroken, Job
 from tests.api import jobs
 from tests.api.support import keep
+from tests.marks import needs_dev_shm
 from tests.runtime.fixtures import MakeEngine, wait_ready
 from tests.runtime.gates import Gate
-from tests.support import WAIT_S, is_running, needs_dev_shm, wait_for
+from tests.support import WAIT_S, is_running, wait_for
 
 # ---- initializers ----------------------------------------------------------------------------------------
 
