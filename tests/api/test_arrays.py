@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd  # type: ignore[import-untyped]
+import pyarrow as pa  # type: ignore[import-untyped]
 import pytest
 
 from mpengine import Engine, EngineClosed, Job
@@ -128,7 +130,6 @@ def test_other_large_things_cross_both_ways(engine: Engine, kind: str) -> None:
 
 
 def frame() -> Any:
-    pd = pytest.importorskip("pandas")
     count = 50_000
     return pd.DataFrame(
         {
@@ -141,7 +142,6 @@ def frame() -> Any:
 
 
 def test_pandas_objects_cross_both_ways_and_can_be_changed(engine: Engine) -> None:
-    pd = pytest.importorskip("pandas")
     table = frame()
     found = engine.submit(jobs.echo, table).result(WAIT_S)
     pd.testing.assert_frame_equal(found, table)
@@ -152,7 +152,6 @@ def test_pandas_objects_cross_both_ways_and_can_be_changed(engine: Engine) -> No
 
 
 def test_pyarrow_objects_cross_both_ways(engine: Engine) -> None:
-    pa = pytest.importorskip("pyarrow")
     table = pa.table({"a": np.arange(200_000), "b": [f"name {n}" for n in range(200_000)], "c": [None, 1.5] * 100_000})
     assert engine.submit(jobs.echo, table).result(WAIT_S).equals(table)
     array = pa.array(np.arange(200_000.0))
@@ -427,7 +426,6 @@ def test_graphs_of_objects_can_be_shared(engine: Engine) -> None:
 
 
 def test_frames_can_be_shared(engine: Engine) -> None:
-    pd = pytest.importorskip("pandas")
     table = frame()
     shared = engine.share(table)
     pd.testing.assert_frame_equal(engine.submit(jobs.echo, shared).result(WAIT_S), table)
