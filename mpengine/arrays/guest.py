@@ -8,6 +8,7 @@ their job, as most do, cost no word.
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 
 from mpengine.arrays import parcel
@@ -42,6 +43,7 @@ class Guest:
         self._fresh: dict[int, Mark] = {}  # looked at, and the parent does not know
         self._told: dict[int, Mark] = {}
         self._gone: deque[Mark] = deque()
+        self._opening = threading.RLock()  # two looks at a block have one lease, and only the last mark of it counts
         parcel.sources[key] = self
 
     def open(self, place: Place, mode: int) -> memoryview:
@@ -61,7 +63,8 @@ class Guest:
     def news(self) -> tuple[list[int], list[int]]:
         """Numbers of blocks that are no longer looked at, and of those that were opened and are.
 
-        A number in both was opened again: the parent is to hear of its release first.
+        A number in both was opened again: the parent is to hear of its release first. One may be said to be looked at
+        twice, if it was opened again while this ran; its release is told once, when the last look is over.
         """
         released = []
         for _ in range(len(self._gone)):
@@ -87,12 +90,13 @@ class Guest:
 
     def _lease_of(self, place: Place) -> Lease:
         number = place[0]
-        mark = self._marks.get(number)
-        lease = None if mark is None else mark()
-        if lease is None:
-            lease = Lease(*place)
-            self._marks[number] = self._fresh[number] = Mark(lease, self._gone.append)
-        return lease
+        with self._opening:
+            mark = self._marks.get(number)
+            lease = None if mark is None else mark()
+            if lease is None:
+                lease = Lease(*place)
+                self._marks[number] = self._fresh[number] = Mark(lease, self._gone.append)
+            return lease
 
     def _open_file(self) -> int:
         fd = os.open(f"/proc/self/fd/{self._fd}", os.O_RDWR | os.O_CLOEXEC)

@@ -40,8 +40,7 @@ class Parent:
     def hear(self, released: list[int], held: list[int]) -> None:
         assert set(released) <= self.held
         self.held -= set(released)
-        assert not self.held & set(held)
-        self.held |= set(held)
+        self.held |= set(held)  # it may be told twice
 
 
 @pytest.mark.parametrize("mode", MODES)
