@@ -803,5 +803,5 @@ with Engine(1, METHOD) as engine:
 
 
 def test_a_result_that_comes_while_the_program_forks_is_not_the_childs(start_method: str) -> None:
-    done = run_python("-c", f"METHOD = {start_method!r}\n{RACE}")
+    done = run_python("-W", "ignore::DeprecationWarning", "-c", f"METHOD = {start_method!r}\n{RACE}")
     assert (done.stdout, done.stderr, done.returncode) == ("2\n", "", 0)
