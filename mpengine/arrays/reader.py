@@ -63,9 +63,10 @@ class Reader:
         self.mapping.forget()  # the pieces hold private parts from now on: not for those who come
         for exporter in list(self._looked_at.values()):
             lease = exporter.lease
-            address = ctypes.addressof(exporter)
-            self.mapping.make_private(address, lease.offset, lease.length, is_shared=exporter.mode == OWN)
-            exporter.lease = None
+            if lease is not None:  # else an interrupt came before the last step below
+                address = ctypes.addressof(exporter)
+                self.mapping.make_private(address, lease.offset, lease.length, is_shared=exporter.mode == OWN)
+                exporter.lease = None
             self._looked_at.pop(id(exporter), None)
 
 

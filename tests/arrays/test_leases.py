@@ -210,3 +210,16 @@ def test_an_interrupt_at_its_end_leaves_no_packing_behind() -> None:
     finally:
         sys.settrace(before)
     assert parcel.current_packing() is None
+
+
+def test_a_fork_does_not_wait_for_what_an_interrupt_left_half_done(fd: int) -> None:
+    """It came when the memory was private, and its object still among those that are looked at."""
+    segment = Segment(fd, 0, BITS)
+    lease = segment.put([b"x" * LENGTH])
+    looking = reader.Reader(lambda: os.dup(fd), 0)
+    view = looking.open(lease, 0)
+    (exporter,) = looking._looked_at.values()
+    exporter.lease = None
+    looking.make_private()
+    assert not looking._looked_at
+    assert bytes(view) == b"x" * LENGTH
