@@ -15,7 +15,6 @@ from bench import run, table, targets
 
 RESULTS = Path(__file__).resolve().parent / "results"
 README = RESULTS.parent.parent / "README.md"
-BEGIN, END = "<!-- bench -->\n", "<!-- /bench -->"
 SHOWN = {"tiny": "Tiny jobs through each contender", "efficiency": "Efficiency by the length of the jobs"}
 
 
@@ -55,12 +54,18 @@ def publish(results: run.Results, folder: Path, readme: Path) -> None:
     write(folder / "latest.json", results)
     drawn = draw(results, folder)
     (folder / "latest.md").write_text(page(results, drawn))
+    insert(readme, "bench", summary(results))
+
+
+def insert(readme: Path, name: str, block: str) -> None:
+    """Puts a block in the place of the one of that name."""
     whole = readme.read_text()
-    before, begin, rest = whole.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    opening, closing = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    before, begin, rest = whole.partition(opening)
+    _, end, after = rest.partition(closing)
     if not (begin and end):
-        raise ValueError(f"{readme} has no block between {BEGIN.strip()} and {END}")
-    readme.write_text(before + begin + summary(results) + end + after)
+        raise ValueError(f"{readme} has no block between {opening.strip()} and {closing}")
+    readme.write_text(before + begin + block + end + after)
 
 
 def draw(results: run.Results, folder: Path) -> list[str]:
