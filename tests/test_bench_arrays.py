@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import array_kinds, array_work, arrays, rounds, run, thresholds
+from bench import array_kinds, array_work, arrays, report, rounds, run, thresholds
 from bench.__main__ import main as bench
 from bench.peers import PACKAGES, PEERS
 from bench.rounds import Options
@@ -210,3 +210,8 @@ def test_a_round_in_which_nobody_of_a_case_is_asked_has_no_answers(monkeypatch: 
     monkeypatch.setattr(rounds, "adopt_orphans", lambda: None)
     asked = [*rounds.run_cases([CASES["array-memory"]], Options(2, 1.0, 2, None, 0))]
     assert [[*answers] for _, answers in asked] == [["engine.submit"]]
+
+
+def test_the_readme_has_the_table_of_the_run_that_was_saved() -> None:
+    block = report.README.read_text().partition("<!-- arrays -->\n")[2].partition("<!-- /arrays -->")[0]
+    assert block == arrays.summary(json.loads((report.RESULTS / "arrays.json").read_text()))

@@ -12,9 +12,11 @@ from tests.support import ROOT, run_python
 
 LATEST = json.loads((ROOT / "bench/results/latest.json").read_text())
 
+BEGIN, END = "<!-- bench -->\n", "<!-- /bench -->"
+
 
 def test_the_readme_has_the_summary_of_the_run_that_was_saved() -> None:
-    block = (ROOT / "README.md").read_text().partition(report.BEGIN)[2].partition(report.END)[0]
+    block = (ROOT / "README.md").read_text().partition(BEGIN)[2].partition(END)[0]
     assert block == report.summary(LATEST)
 
 
@@ -25,7 +27,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(report, "README", tmp_path / "README.md")
     monkeypatch.setattr(report, "find_spec", lambda name: True)
     monkeypatch.setattr(report, "draw", lambda results, folder: ["tiny"])
-    (tmp_path / "README.md").write_text(f"before\n{report.BEGIN}old\n{report.END}\nafter\n")
+    (tmp_path / "README.md").write_text(f"before\n{BEGIN}old\n{END}\nafter\n")
     return tmp_path
 
 
@@ -37,7 +39,7 @@ def test_a_run_that_was_kept_is_rendered_without_measuring(elsewhere: Path, monk
     assert json.loads((elsewhere / "latest.json").read_text()) == LATEST
     assert "![tiny](tiny.svg)" in (elsewhere / "latest.md").read_text()
     whole = (elsewhere / "README.md").read_text()
-    assert whole == f"before\n{report.BEGIN}{report.summary(LATEST)}{report.END}\nafter\n"
+    assert whole == f"before\n{BEGIN}{report.summary(LATEST)}{END}\nafter\n"
 
 
 def test_what_is_not_a_run_is_refused(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
