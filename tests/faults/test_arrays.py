@@ -232,13 +232,13 @@ elif {deleted}:
 from mpengine import Engine
 from tests.faults import array_jobs
 
-array = np.arange(1 << 20)
+array = np.arange(1 << 17)
 before = os.listdir("/dev/shm")
 for method in ("fork", "forkserver", "spawn"):
     with Engine(2, method) as engine:
         shared = engine.share(array)
         assert list(engine.map(array_jobs.checksum, [array, shared, array])) == [array_jobs.checksum(array)] * 3
-        results = [engine.submit(array_jobs.filled, 5 << 20, n).result(20) for n in range(5)]
+        results = [engine.submit(array_jobs.filled, 1 << 20, n).result(20) for n in range(5)]
         assert engine.submit(os._exit, 3).outcome(20).status == "lost"
         assert engine.submit(array_jobs.checksum, shared).result(20) == array_jobs.checksum(array)
     assert [r.max() for r in results] == list(range(5))
