@@ -4,11 +4,20 @@ import os
 import select
 import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 
 from mpengine.cli.problems import Interrupted
 from mpengine.cli.signals import Stop
+
+
+@pytest.fixture(autouse=True)
+def _as_in_a_terminal() -> Iterator[None]:
+    """Where the tests run in the background of a script, SIGINT is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def kill(signum: int) -> None:
