@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from mpengine.futures import JobFuture as JobFuture
     from mpengine.interrupt import JobInterrupt as JobInterrupt
     from mpengine.options import cpu_count as cpu_count
+    from mpengine.options import parse_size as parse_size
     from mpengine.runtime.stopping import ShutdownReport as ShutdownReport
     from mpengine.runtime.stopping import WorkerEnd as WorkerEnd
     from mpengine.snapshot import EngineStats as EngineStats
@@ -75,6 +76,7 @@ _HOMES = {
     "WorkerStartError": "errors",
     "cpu_count": "options",
     "current_job": "current",
+    "parse_size": "options",
 }
 
 __all__ = ["__version__", *_HOMES]  # noqa: PLE0604 (they are strings)

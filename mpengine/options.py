@@ -88,12 +88,24 @@ def _whole(name: str, value: int | None, least: int) -> None:
 
 
 def size_bytes(name: str, value: int | str | None) -> int | None:
-    """A size such as "2GiB", "500 MB" or "1.5G", in bytes. Units of 1024 have an i, or stand alone (G)."""
+    """What an option named so has, in bytes."""
     if not isinstance(value, str):
         return value
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?B)?|B)?\s*", value, re.IGNORECASE)
+    try:
+        return parse_size(value)
+    except ValueError as error:
+        raise ValueError(f"{name} must be bytes or a size such as '2GiB' or '500MB', got {value!r}") from error
+
+
+def parse_size(text: str) -> int:
+    """A size such as "2GiB", "500 MB" or "1.5G", in bytes. Units of 1024 have an i, or stand alone (G).
+
+    Raises:
+        ValueError: It is none.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?B)?|B)?\s*", text, re.IGNORECASE)
     if match is None:
-        raise ValueError(f"{name} must be bytes or a size such as '2GiB' or '500MB', got {value!r}")
+        raise ValueError(f"{text!r} is not a size such as '2GiB' or '500MB'")
     number, unit, suffix = match.groups()
     step = 1000 if (suffix or "").upper() == "B" else 1024
     return int(float(number) * step ** " KMGT".index((unit or " ").upper()))

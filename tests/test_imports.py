@@ -18,7 +18,7 @@ import mpengine
 from tests.support import ROOT, run_python
 
 # Parts of the package that use it as any user would.
-USERS = ("mpengine/cli", "mpengine/report", "mpengine/adapters", "bench")
+USERS = ("mpengine/batch", "mpengine/cli", "mpengine/report", "mpengine/adapters", "bench")
 
 # What the parent alone runs. A worker that imported it would pay for it at every start.
 PARENT_SIDE = tuple(
@@ -163,7 +163,10 @@ def test_the_supervisor_does_not_know_the_ledger() -> None:
 
 @pytest.mark.parametrize("folder", USERS)
 def test_the_parts_around_the_engine_use_its_public_names(folder: str) -> None:
-    own = ("mpengine.cli", "mpengine.report") if folder == "mpengine/cli" else (folder.replace("/", "."),)
+    own = {
+        "mpengine/cli": ("mpengine.cli", "mpengine.batch", "mpengine.report"),
+        "mpengine/batch": ("mpengine.batch", "mpengine.report"),
+    }.get(folder, (folder.replace("/", "."),))
     wrong = [
         str(found)
         for file in sources(folder)

@@ -1,0 +1,8 @@
+"""A batch from files to a file: records in, results out, and a journal from which a run that was cut off goes on.
+
+    input file ─ reading ─▶ payload ─ engine ─▶ `Work` in a worker: decode, the user's function, encode ─▶ blob
+    OUT ◀─ sink ◀─ order ◀─ recorder ◀─ blob          journal ◀─ recorder (after OUT, so never ahead of it)
+
+A payload is what the parent has cut out of the input and not looked into; a blob is a result as it is written. So what
+can be done in a worker is done there, and one bad record is that record's failure.
+"""
