@@ -2,7 +2,7 @@
 
 As a target, one job per path:
 
-    mpengine run scripts/census.py:census --paths 'src/**/*.py' -o census.jsonl
+    mpengine run scripts/census.py:census --as path 'src/**/*.py' --to outcomes -o census.jsonl
 
 As a program, what the demo needs besides:
 

@@ -12,8 +12,10 @@ from typing import Any
 import click
 
 import mpengine
+from mpengine.batch.formats import INPUT_FORMATS, OUTPUT_FORMATS, Format
+from mpengine.cli.journals import show_failures, show_status
 from mpengine.cli.problems import EXIT_ENGINE_BROKE, EXIT_SIGNAL, EXIT_USAGE, Interrupted, Problem, say
-from mpengine.cli.run import Request
+from mpengine.cli.run import Halt, Request
 from mpengine.cli.run import run as run_request
 from mpengine.cli.signals import Stop
 from mpengine.cli.writer import STDOUT_ARGUMENT
@@ -55,6 +57,42 @@ class _OneLineGroup(click.Group):
         sys.exit(code)
 
 
+def _size(text: str) -> int:
+    try:
+        return mpengine.parse_size(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _workers(text: str) -> int:
+    """So many, or a part of the CPUs."""
+    try:
+        part = text.endswith("%")
+        found = float(text.removesuffix("%")) if part else int(text)
+        if not found > 0 or not math.isfinite(found):
+            raise ValueError
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is neither a number of workers nor, as 50%, a part of the CPUs") from None
+    return max(1, round(mpengine.cpu_count() * found / 100)) if part else int(found)
+
+
+def _halt(text: str) -> Halt:
+    if text == "never":
+        return Halt()
+    try:
+        if text.endswith("%"):
+            part = float(text.removesuffix("%")) / 100
+            if not 0 < part <= 1:
+                raise ValueError
+            return Halt(part=part)
+        count = int(text)
+        if count < 1:
+            raise ValueError
+        return Halt(count=count)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is neither never, nor a number of failures, nor a part, as 5%") from None
+
+
 def _seconds(text: str) -> float:
     try:
         seconds = float(text)
@@ -65,7 +103,11 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-@click.group(cls=_OneLineGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_OneLineGroup,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "MPENGINE"},
+)
 @click.version_option(mpengine.__version__, prog_name="mpengine")
 @click.pass_context
 def commands(context: click.Context) -> None:
@@ -79,8 +121,41 @@ def commands(context: click.Context) -> None:
 @click.argument("target", metavar="TARGET")
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
 @click.option("-o", "--out", metavar="OUT", default=STDOUT_ARGUMENT, help="Where the results go; default: stdout.")
-@click.option("--paths", "as_paths", is_flag=True, help="Each INPUT path is itself one job, not its lines.")
-@click.option("--workers", metavar="N", type=click.IntRange(min=1), help="Worker processes; default: one a CPU.")
+@click.option(
+    "--from",
+    "input_format",
+    envvar="MPENGINE_RUN_FROM",
+    type=click.Choice([str(one) for one in INPUT_FORMATS]),
+    help="The format of all INPUTs; default: by their endings, else text.",
+)
+@click.option(
+    "--to",
+    "output_format",
+    envvar="MPENGINE_RUN_TO",
+    type=click.Choice([str(one) for one in OUTPUT_FORMATS]),
+    help="The format of OUT; default: by its ending, else jsonl.",
+)
+@click.option(
+    "--as",
+    "shape",
+    envvar="MPENGINE_RUN_AS",
+    type=click.Choice(["records", "table", "path"]),
+    default="records",
+    help="What TARGET is called with: a record, a pyarrow.Table of records, or each INPUT's path; default: records.",
+)
+@click.option(
+    "--chunk",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Call TARGET with a list of N records, or a table of N; it returns a list, or a table, of results.",
+)
+@click.option("--unordered", is_flag=True, help="Results in the order they come, not in that of the input.")
+@click.option("--resume", is_flag=True, help="Go on with what an earlier run has left, from the journal beside OUT.")
+@click.option("--resume-failed", is_flag=True, help="The same, and try again what did not succeed.")
+@click.option("--errors", metavar="FILE", help="A line of JSON for each job that did not succeed.")
+@click.option(
+    "--workers", metavar="N|N%", type=_workers, help="Worker processes, or a part of the CPUs; default: 100%."
+)
 @click.option("--timeout", metavar="S", type=_seconds, help="Seconds that each attempt of a job may take.")
 @click.option(
     "--retries",
@@ -89,7 +164,18 @@ def commands(context: click.Context) -> None:
     default=0,
     help="Further attempts for a job that fails, is lost or expires; default: 0.",
 )
+@click.option(
+    "--halt",
+    metavar="WHEN",
+    type=_halt,
+    default="never",
+    help="Begin no more jobs after N failures, or N% of at least 100 jobs; default: never.",
+)
+@click.option("--memory-limit", metavar="SIZE", type=_size, help="Of a worker, as 2GiB; a job past it fails.")
+@click.option("--min-free-memory", metavar="SIZE", type=_size, help="Begin no jobs while the machine has less.")
+@click.option("--nice", metavar="N", type=click.IntRange(-20, 19), help="The niceness of the workers.")
 @click.option("--limit", metavar="N", type=click.IntRange(min=1), help="Take the first N jobs only.")
+@click.option("--dry-run", is_flag=True, help="List the jobs, one line of JSON each, and run none.")
 @click.option(
     "--progress/--no-progress",
     default=None,
@@ -98,31 +184,40 @@ def commands(context: click.Context) -> None:
 @click.version_option(mpengine.__version__, prog_name="mpengine")
 @click.pass_obj
 def run(stop: Stop, /, **typed: Any) -> int:
-    """Calls TARGET once for each line, or path, of the INPUTs.
+    """Calls TARGET once for each record, or path, of the INPUTs.
 
     TARGET is module:function or path/file.py:function. It is called with one argument, in worker processes.
 
-    INPUT is a file, a glob pattern (quoted; ** goes down folders) or - for stdin. Each line of a text file
-    is one job, and its text, without the line's ending, the argument; in a file that ends in .jsonl or
-    .ndjson, it is the line's JSON value. Text is UTF-8. With --paths, each path is one job and the
-    argument.
+    INPUT is a file, a glob pattern (quoted; ** goes down folders) or - for stdin. Its records are told by its
+    ending: the values of the lines of .jsonl and .ndjson, the rows of .csv (as dicts of strings) and .parquet (as
+    dicts), and the lines of all others, without their endings. .gz and .zst behind that are decompressed. Text is
+    UTF-8. --from nul is for records that end with a NUL, as from find -print0.
 
-    OUT gets one JSON object per job and line, as soon as the job has ended: id ("file.txt:17", or the
-    path), status (succeeded, failed, expired, cancelled, lost), value or error (type, message, traceback),
-    attempts, duration and waited in seconds, worker_pid. A value that is not JSON is told in note and
-    value_repr. An OUT that exists is begun anew.
+    OUT gets what TARGET returns, in the order of the input, and its ending tells how: .jsonl, .csv and .parquet
+    (of dicts), .txt; compressed with .gz or .zst behind that. A result that is None is left out, so TARGET may
+    filter. --to outcomes gives one JSON object for each job instead: id ("file.txt:17", or the path), status
+    (succeeded, failed, expired, cancelled, lost), value or error (type, message, traceback), attempts, duration
+    and waited in seconds, worker_pid.
 
-    Messages, progress and a summary go to stderr; so does what TARGET prints, when the results go to stdout.
+    Beside an OUT that is a file there is OUT.journal, from which --resume goes on, whatever has ended the run. An
+    OUT whose run was complete is begun anew without --resume.
+
+    Messages, progress and a summary go to stderr; so does what TARGET prints, when the results go to stdout. A
+    first Ctrl-C begins no more jobs and lets those that run finish; a second one ends them.
 
     \b
     Exit codes:
       0    all jobs succeeded
-      1    some job did not, or a line of a .jsonl INPUT is not JSON
+      1    some job did not, as one of a record that is malformed
       2    wrong use: something about TARGET, INPUT or OUT needs to be put right
       3    the engine broke
-      130  interrupted by Ctrl-C (143: by SIGTERM); the finished jobs are in OUT
+      130  interrupted by Ctrl-C (143: by SIGTERM); what has ended is kept
       141  whoever read stdout closed it, as head does
     """
+    for name in ("input_format", "output_format"):
+        typed[name] = None if typed[name] is None else Format(typed[name])
+    if typed["shape"] == "path" and (typed["chunk"] or typed["input_format"]):
+        raise Problem("--as path makes each INPUT a job, so there is nothing for --chunk or --from to do; leave it out")
     try:
         return run_request(Request(**typed), stop)
     except Interrupted as error:
@@ -131,3 +226,23 @@ def run(stop: Stop, /, **typed: Any) -> int:
             f"interrupted ({name}) before any job had ended; to go on, run it again",
             EXIT_SIGNAL + error.signum,
         ) from None
+
+
+@commands.command()
+@click.argument("journal", metavar="JOURNAL")
+@click.pass_obj
+def status(stop: Stop, /, journal: str) -> int:
+    """Shows how far the run of a JOURNAL has come: counts, failures, rate. Also while it runs."""
+    show_status(journal)
+    return 0
+
+
+@commands.command()
+@click.argument("journal", metavar="JOURNAL")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, as --errors of `run` writes them.")
+@click.option("--inputs", metavar="FILE", help="Also write what the failed jobs were given, as an input to run again.")
+@click.pass_obj
+def failures(stop: Stop, /, journal: str, as_json: bool, inputs: str | None) -> int:
+    """Lists the jobs of a JOURNAL that did not succeed, with their tracebacks."""
+    show_failures(journal, as_json=as_json, inputs=inputs)
+    return 0

@@ -9,10 +9,10 @@ import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from mpengine.batch.formats import Compression, Format, told_by
 from mpengine.cli.problems import Problem
 
 STDIN_ARGUMENT = "-"
-_JSON_LINES_ENDINGS = (".jsonl", ".ndjson")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,21 +25,24 @@ class Source:
     label: str
     path: str
     absolute: str
+    format: Format
+    compression: Compression
 
     @property
     def is_stdin(self) -> bool:
         return self.path == STDIN_ARGUMENT
 
-    @property
-    def is_json_lines(self) -> bool:
-        return self.path.lower().endswith(_JSON_LINES_ENDINGS)
 
+def find_sources(arguments: Sequence[str], *, as_paths: bool, format: Format | None = None) -> list[Source]:
+    """Expands and checks the arguments, in their order. Raises `Problem` for the first that cannot be read.
 
-def find_sources(arguments: Sequence[str], *, as_paths: bool) -> list[Source]:
-    """Expands and checks the arguments, in their order. Raises `Problem` for the first that cannot be read."""
+    Args:
+        as_paths: The files are not opened here.
+        format: Of all of them; None: what their names tell, or text.
+    """
     if as_paths and STDIN_ARGUMENT in arguments:
         raise Problem(
-            "INPUT '-' cannot be a path; without --paths, each line of stdin is one job, which may well be a path"
+            "INPUT '-' cannot be a path; without --as path, each line of stdin is one job, which may well be a path"
         )
     if arguments.count(STDIN_ARGUMENT) > 1:
         raise Problem("INPUT '-' is given twice, but stdin can be read only once")
@@ -49,7 +52,16 @@ def find_sources(arguments: Sequence[str], *, as_paths: bool) -> list[Source]:
         if path != STDIN_ARGUMENT:
             _check_readable(path, as_paths=as_paths)
         label = _unique("stdin" if path == STDIN_ARGUMENT else path, labels)
-        sources.append(Source(label, path, path if path == STDIN_ARGUMENT else os.path.abspath(path)))
+        told, compression = told_by("" if path == STDIN_ARGUMENT else path)
+        chosen = format or told or Format.TEXT
+        if (
+            chosen is Format.PARQUET
+            and not as_paths
+            and (path == STDIN_ARGUMENT or compression is not Compression.NONE)
+        ):
+            raise Problem(f"INPUT {path!r}: Parquet is read from its end, and cannot be streamed; name a plain file")
+        absolute = path if path == STDIN_ARGUMENT else os.path.abspath(path)
+        sources.append(Source(label, path, absolute, chosen, compression))
     return sources
 
 

@@ -1,41 +1,72 @@
-"""Sources -> jobs, one per line or path, drawn only as the engine has room for them.
+"""Sources -> jobs, lazily: a job per record, per chunk of records, or per path.
 
-Text is UTF-8, lines end with ``\n`` or ``\r\n``; the job's argument is the line without its ending. In JSON
-lines, empty lines are skipped, and a line that is not JSON becomes a job that fails: one bad record does
-not stop the others. A file that cannot be read or decoded does: the reader then ends, as if the input had,
-and says why in ``problem``, so that every job that runs already still has its outcome.
+An input is read only as far as jobs are drawn. A record that is not what its format asks for becomes a job that fails:
+one bad record does not stop the others. A file that cannot be read any further does: the reader then ends, as if the
+input had, and says why in ``problem``, so that every job that runs already still has its outcome.
 """
 
 from __future__ import annotations
 
-import codecs
-import json
+import gzip
 import os
-import select
+import pickle
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-from mpengine import Context, Job
+from mpengine import Job
+from mpengine.batch import reading, work
+from mpengine.batch.formats import Compression, Format
+from mpengine.batch.reading import Bad, NoSuchLibrary, Payloads
+from mpengine.batch.work import Decoder, Encoder, MalformedRecord, Work
 from mpengine.cli.inputs import Source
 from mpengine.cli.problems import Problem
 from mpengine.cli.signals import Stop
-from mpengine.report.text import one_line
 
-_CHUNK_BYTES = 1 << 18
-
-
-class MalformedLine(ValueError):
-    """A line of a JSON lines file that is not JSON. Raised by the line's own job."""
+TABLE_ROWS = 10_000  # of a table, unless something else is asked for
 
 
-def reject(message: str) -> None:
-    """The job of a line that is not JSON."""
-    raise MalformedLine(message)
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a job is given.
+
+    Attributes:
+        kind: "records", "table" or "path".
+        chunk: How many records; None: one, or as many as a table has.
+    """
+
+    kind: str = "records"
+    chunk: int | None = None
+
+    @property
+    def many(self) -> bool:
+        """Whether the function gets many records, and returns many results."""
+        return self.kind == "table" or self.chunk is not None
+
+    @property
+    def size(self) -> int:
+        return self.chunk or (TABLE_ROWS if self.kind == "table" else 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of each job."""
+
+    timeout: float | None = None
+    retries: int = 0
 
 
 class Reader:
-    """Makes the jobs of a run. ``jobs`` may be consumed once; ``problem`` says why it ended early, if it did."""
+    """Makes the jobs of a run. ``jobs`` may be consumed once; ``problem`` says why it ended early, if it did.
+
+    Args:
+        encode: What is done to a job's result in the worker.
+        skip: Numbers of jobs that are not made; they count.
+        may_go_on: Asked before each job: False: not yet.
+        numbers: Filled with the numbers of the jobs that are made, by id; whoever has their outcomes removes them.
+    """
 
     def __init__(
         self,
@@ -43,83 +74,166 @@ class Reader:
         function: Callable[[Any], Any],
         stop: Stop,
         *,
+        encode: Encoder,
+        shape: Shape,
+        limits: Limits,
         stdin: int | None = None,
-        as_paths: bool = False,
         limit: int | None = None,
-        context: Context | None = None,
-        timeout: float | None = None,
-        retries: int = 0,
+        skip: Callable[[int], bool] = lambda number: False,
+        may_go_on: Callable[[], bool] = lambda: True,
     ) -> None:
         self._sources = sources
         self._function = function
         self._stop = stop
         self._stdin = stdin
-        self._as_paths = as_paths
+        self._encode = encode
+        self._shape = shape
+        self._limits = limits
         self._limit = limit
-        self._context = context
-        self._timeout = timeout
-        self._retries = retries
+        self._skip = skip
+        self._may_go_on = may_go_on
+        self.numbers: dict[str, int] = {}
+        self.header: list[str] = []  # of the CSV file that is read
+        self.complete = False  # the input, or what was asked for of it, has been read to its end
         self.problem: Problem | None = None
 
     def jobs(self) -> Iterator[Job]:
         """Ends at the limit, at the end of the input, when a stop is requested, or with ``problem`` set."""
-        made = 0
+        number = 0
         try:
             for source in self._sources:
-                for job in self._path(source) if self._as_paths else self._lines(source):
+                make = None
+                for payload, place in self._payloads(source):
                     if self._stop.requested:
                         return
-                    yield job
-                    made += 1
-                    if made == self._limit:
-                        return
+                    if number == self._limit:
+                        break
+                    if not self._skip(number):
+                        if make is None:  # now the header is known
+                            make = self._maker(source)
+                        job = make(payload, place)
+                        self.numbers[job.id] = number
+                        while not self._may_go_on():
+                            if self._stop.wait_for_wish(0.05):
+                                return
+                        yield job
+                    number += 1
+                    if number == self._limit:
+                        break
+                if number == self._limit:
+                    break
+            self.complete = not self._stop.requested
         except Problem as problem:
             self.problem = problem
 
-    def _path(self, source: Source) -> Iterator[Job]:
-        yield self._job(source.path, source.label)
+    # ---- jobs --------------------------------------------------------------------------------------------------------
 
-    def _lines(self, source: Source) -> Iterator[Job]:
-        with self._opened(source) as fd:
-            number = 0
-            offset = 0  # of the line's first byte
-            for raw in _raw_lines(fd, self._stop):
-                number += 1
-                if number == 1 and raw.startswith(codecs.BOM_UTF8):
-                    raw = raw[len(codecs.BOM_UTF8) :]
-                    offset += len(codecs.BOM_UTF8)
-                try:
-                    line = raw.decode("utf-8")
-                except UnicodeDecodeError as error:
-                    raise _not_text(source, number, offset, raw, error) from None
-                offset += len(raw)
-                job = self._line_job(line.removesuffix("\n").removesuffix("\r"), source, number)
-                if job is not None:
-                    yield job
+    def _maker(self, source: Source) -> Callable[[Any, str], Job]:
+        """Makes jobs of a source's payloads."""
+        packed = pickle.dumps(Work(self._function, self._decoder(source), self._encode), 5)
+        label, timeout, retries = source.label, self._limits.timeout, self._limits.retries
+        retry_on = _may_be_mended if retries else None
 
-    def _line_job(self, line: str, source: Source, number: int) -> Job | None:
-        id_ = f"{source.label}:{number}"
-        if not source.is_json_lines:
-            return self._job(line, id_)
-        if not line.strip():
-            return None
+        def make(payload: Any, place: str) -> Job:
+            id_ = f"{label}:{place}" if place else label
+            if type(payload) is Bad:
+                return Job(work.reject, (packed, payload.message), id=id_)
+            if timeout is None and not retries:
+                return Job(work.call, (packed, payload), id=id_)
+            return Job(work.call, (packed, payload), id=id_, timeout=timeout, retries=retries, retry_on=retry_on)
+
+        return make
+
+    def _decoder(self, source: Source) -> Decoder:
+        if self._shape.kind == "path":
+            return work.as_it_is
+        one = reading.decoder_of(source.format, self.header)
+        if self._shape.kind == "table":
+            return work.Table(None if source.format is Format.PARQUET else one)
+        return one if self._shape.chunk is None else work.Chunk(one)
+
+    # ---- payloads ----------------------------------------------------------------------------------------------------
+
+    def _payloads(self, source: Source) -> Iterator[tuple[Any, str]]:
+        """Each with its place in the source, as it stands in ids."""
+        if self._shape.kind == "path":
+            yield source.path, ""
+            return
         try:
-            return self._job(json.loads(line), id_)
-        except (ValueError, RecursionError) as error:
-            reason = f"{error.msg} (column {error.colno})" if isinstance(error, json.JSONDecodeError) else str(error)
-            start = one_line(line, limit=60)
-            message = f"{source.path}:{number}: not JSON: {reason}, in {start!r}; put the line right"
-            return Job(reject, (message,), id=id_, context=self._context, retries=0)
+            if source.format is Format.PARQUET:
+                yield from self._of_parquet(source)
+                return
+            with self._opened(source) as fd:
+                found = self._cut(source, reading.open_stream(fd, source.compression, self._stop.wait))
+                if self._shape.many:
+                    yield from self._chunks(source, found)
+                else:
+                    yield from ((payload, str(place)) for payload, place in found)
+        except (OSError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+            if self._stop.requested:  # the end of the bytes was our own
+                return
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            raise Problem(f"INPUT {source.path!r} can no longer be read: {reason}") from None
+        except NoSuchLibrary as error:
+            raise Problem(f"INPUT {source.path!r}: {error}") from None
+        except Problem:
+            raise
+        except Exception as error:  # of a library, about the content of the file
+            if type(error).__module__.partition(".")[0] not in ("pyarrow", "zstd", "zstandard", "builtins"):
+                raise
+            raise Problem(f"INPUT {source.path!r} can no longer be read: {_first_line(error)}") from None
 
-    def _job(self, argument: Any, id_: str) -> Job:
-        return Job(
-            self._function,
-            (argument,),
-            id=id_,
-            context=self._context,
-            timeout=self._timeout,
-            retries=self._retries,
+    def _cut(self, source: Source, stream: Any) -> Payloads:
+        if source.format is Format.CSV:
+            try:
+                file = reading.CsvFile(stream)
+            except ValueError as error:
+                raise Problem(f"INPUT {source.path!r}: {error}") from None
+            self.header = file.header
+            return file.payloads()
+        if source.format is Format.NUL:
+            return reading.lines(stream, b"\0")
+        return self._checked(
+            source, reading.json_lines(stream) if source.format is Format.JSONL else reading.lines(stream)
         )
+
+    def _checked(self, source: Source, found: Payloads) -> Payloads:
+        for payload, place in found:
+            if place == 1 and (why := reading.utf16(payload)):
+                raise Problem(f"INPUT {source.label}:1: {why}")
+            yield payload, place
+            break
+        yield from found
+
+    def _chunks(self, source: Source, found: Payloads) -> Iterator[tuple[Any, str]]:
+        """Payloads of so many good records each. One that is not good is a job of its own."""
+        decode = reading.decoder_of(source.format, self.header)
+        size = self._shape.size
+        gathered: list[bytes] = []
+        first = last = 0
+        for payload, place in found:
+            bad = payload if type(payload) is Bad else _check(decode, payload)
+            if bad is not None:
+                yield bad, str(place)
+                continue
+            if not gathered:
+                first = place
+            gathered.append(payload)
+            last = place
+            if len(gathered) == size:
+                yield pickle.dumps(gathered, 5), f"{first}-{last}"
+                gathered = []
+        if gathered:
+            yield pickle.dumps(gathered, 5), f"{first}-{last}"
+
+    def _of_parquet(self, source: Source) -> Iterator[tuple[Any, str]]:
+        if self._shape.kind == "table":
+            for payload, first in reading.parquet_tables(source.absolute, self._shape.size):
+                yield payload, str(first)
+        elif self._shape.many:
+            yield from self._chunks(source, reading.parquet_rows(source.absolute))
+        else:
+            yield from ((payload, str(row)) for payload, row in reading.parquet_rows(source.absolute))
 
     @contextmanager
     def _opened(self, source: Source) -> Iterator[int]:
@@ -127,68 +241,55 @@ class Reader:
             assert self._stdin is not None
             yield self._stdin
             return
-        try:
-            fd = os.open(source.absolute, os.O_RDONLY)
-        except OSError as error:
-            raise Problem(f"INPUT {source.path!r} can no longer be read: {error.strerror}") from None
+        fd = os.open(source.absolute, os.O_RDONLY)
         try:
             yield fd
-        except OSError as error:
-            raise Problem(f"INPUT {source.path!r} can no longer be read: {error.strerror}") from None
         finally:
             os.close(fd)
+
+
+def _check(decode: Decoder, payload: bytes) -> Bad | None:
+    try:
+        decode(payload)
+    except MalformedRecord as error:
+        return Bad(str(error))
+    return None
+
+
+def _may_be_mended(error: BaseException) -> bool:
+    """What is malformed stays so."""
+    return not isinstance(error, MalformedRecord)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def count_lines(sources: Sequence[Source], *, at_most_bytes: int) -> int | None:
     """The number of lines of all sources, for a progress bar; None when that would cost more than a moment."""
     try:
-        if any(source.is_stdin or not os.path.isfile(source.absolute) for source in sources):
+        if any(
+            source.is_stdin
+            or not os.path.isfile(source.absolute)
+            or source.compression is not Compression.NONE
+            or source.format is Format.PARQUET
+            for source in sources
+        ):
             return None
         if sum(os.path.getsize(source.absolute) for source in sources) > at_most_bytes:
             return None
-        return sum(_count(source.absolute) for source in sources)
+        return sum(_count(source) for source in sources)
     except OSError:
         return None
 
 
-def _count(path: str) -> int:
+def _count(source: Source) -> int:
+    separator = b"\0" if source.format is Format.NUL else b"\n"
     lines = 0
-    last = b"\n"
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            lines += chunk.count(b"\n")
+    last = separator
+    with open(source.absolute, "rb") as file:
+        while chunk := file.read(reading.CHUNK_BYTES):
+            lines += chunk.count(separator)
             last = chunk[-1:]
-    return lines + (last != b"\n")
-
-
-def _raw_lines(fd: int, stop: Stop) -> Iterator[bytes]:
-    """Lines with their ending. Waits for input or for a wish to stop, which ends it."""
-    unfinished: list[bytes] = []  # the pieces of a line longer than a chunk: joined once
-    while True:
-        stop.wait(fd, select.POLLIN)
-        if stop.requested:
-            return
-        chunk = os.read(fd, _CHUNK_BYTES)
-        if not chunk:
-            break
-        *lines, rest = chunk.split(b"\n")
-        if lines:
-            lines[0] = b"".join([*unfinished, lines[0]])
-            unfinished = []
-        for line in lines:
-            yield line + b"\n"
-        if rest:
-            unfinished.append(rest)
-    if unfinished:
-        yield b"".join(unfinished)
-
-
-def _not_text(source: Source, number: int, offset: int, raw: bytes, error: UnicodeDecodeError) -> Problem:
-    where = f"INPUT {source.label}:{number}"
-    byte = raw[error.start]
-    if number == 1 and raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return Problem(f"{where}: the file is UTF-16, not UTF-8; convert it first, as with iconv -f UTF-16 -t UTF-8")
-    return Problem(
-        f"{where}: not UTF-8: byte 0x{byte:02x} at offset {offset + error.start} of the file; "
-        "convert it first, as with iconv -f LATIN1 -t UTF-8, or use --paths if the target reads the file itself"
-    )
+    lines += last != separator
+    return max(0, lines - (source.format is Format.CSV))

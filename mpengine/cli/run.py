@@ -1,24 +1,41 @@
 """One run, from its arguments to its exit code.
 
-    find the inputs -> keep the standard streams -> load TARGET -> open OUT -> engine
-        -> for each outcome: its line, then its numbers -> summary -> exit code
+    find the inputs -> keep the standard streams -> load TARGET -> open OUT and its journal -> engine
+        -> for each outcome: an entry for the recorder, its numbers for the summary -> OUT is whole -> exit code
 
-Nothing of OUT is touched before all the rest is known to be right. However a run ends, the lines of the
-jobs that had ended are in OUT, and what is left of the run is told in one line.
+Nothing of OUT is touched before all the rest is known to be right. However a run ends, the results of the jobs that had
+ended are in OUT or in its journal, and what is left of the run is told in one line.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
+import sqlite3
+import stat
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from mpengine import Context, Engine, EngineBroken, EngineError, cpu_count
+import psutil
+
+from mpengine import Engine, EngineBroken, EngineClosed, EngineError, Outcome, cpu_count
+from mpengine.batch import outcome_lines
+from mpengine.batch.formats import Compression, Format, told_by
+from mpengine.batch.journal import ENDING, FailureRow, Journal
+from mpengine.batch.order import Entry, Order
+from mpengine.batch.parquet import ParquetSink
+from mpengine.batch.reading import NoSuchLibrary, pyarrow, zstandard
+from mpengine.batch.recorder import Recorder, swap
+from mpengine.batch.sinks import FileSink, Sink
+from mpengine.batch.work import encoder
 from mpengine.cli import streams
 from mpengine.cli.inputs import Source, find_sources
+from mpengine.cli.preparing import prepare_worker
 from mpengine.cli.problems import (
     EXIT_ENGINE_BROKE,
     EXIT_JOB_FAILED,
@@ -28,12 +45,12 @@ from mpengine.cli.problems import (
     Problem,
     say,
 )
-from mpengine.cli.readers import Reader, count_lines
-from mpengine.cli.records import to_line
+from mpengine.cli.readers import Limits, Reader, Shape, count_lines
+from mpengine.cli.resuming import compare, make_plan, open_journal
 from mpengine.cli.signals import Stop
-from mpengine.cli.targets import Target, load_target, prepare_worker
+from mpengine.cli.targets import Target, load_target
 from mpengine.cli.writer import STDOUT_ARGUMENT, ReaderGone, Writer, open_out, refuse_input
-from mpengine.report.failures import describe
+from mpengine.report.failures import Failure, describe
 from mpengine.report.progress import progress_bar
 from mpengine.report.render import print_summary
 from mpengine.report.summary import Summary
@@ -42,6 +59,21 @@ from mpengine.report.summary import Summary
 _STOP_GRACE_S = 1.0
 # Counting lines for the progress bar reads the input once more: not longer than a blink (about 0.1 s).
 _COUNTED_BYTES = 1 << 27
+_HALT_AFTER = 100  # jobs, before a part of them that failed means something
+_MEMORY_LOOK_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """When failures end a run: at so many, or at so large a part of all that have ended."""
+
+    count: int | None = None
+    part: float | None = None
+
+    def reached(self, failed: int, finished: int) -> bool:
+        if self.count is not None:
+            return failed >= self.count
+        return self.part is not None and finished >= _HALT_AFTER and failed >= self.part * finished
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +83,37 @@ class Request:
     target: str
     inputs: tuple[str, ...]
     out: str = STDOUT_ARGUMENT
-    as_paths: bool = False
+    input_format: Format | None = None
+    output_format: Format | None = None
+    shape: str = "records"
+    chunk: int | None = None
+    unordered: bool = False
+    resume: bool = False
+    resume_failed: bool = False
+    errors: str | None = None
     workers: int | None = None
     timeout: float | None = None
     retries: int = 0
+    halt: Halt = Halt()
+    memory_limit: int | None = None
+    min_free_memory: int | None = None
+    nice: int | None = None
     limit: int | None = None
+    dry_run: bool = False
     progress: bool | None = None
 
 
 def run(request: Request, stop: Stop) -> int:
     """Carries out the request and returns its exit code. Raises `Problem` or `Interrupted` if it cannot."""
     with contextlib.ExitStack() as stack:
-        sources = find_sources(request.inputs, as_paths=request.as_paths)
+        shape = Shape(request.shape, request.chunk)
+        sources = find_sources(request.inputs, as_paths=shape.kind == "path", format=request.input_format)
+        _check_libraries(request, sources)
         stdin = None
         if any(source.is_stdin for source in sources):
             stdin = stack.enter_context(streams.own_stdin())
+        if request.dry_run:
+            return _tell(request, shape, sources, load_target(request.target), stdin, stop)
         if request.out == STDOUT_ARGUMENT:
             fd, name = stack.enter_context(streams.own_stdout()), "stdout"
             target = load_target(request.target)
@@ -74,7 +122,141 @@ def run(request: Request, stop: Stop) -> int:
             fd, name = open_out(request.out), request.out
             stack.callback(os.close, fd)
         refuse_input(fd, name, sources, stdin)
-        return _Run(request, sources, target, stdin, Writer(fd, name, stop), stop).execute()
+        out = _Out.open(request, fd, name, stop, stack, make_plan_of(request, shape, sources, target))
+        return _Run(request, shape, sources, target, stdin, out, stop, stack).execute()
+
+
+def make_plan_of(request: Request, shape: Shape, sources: list[Source], target: Target) -> dict[str, Any]:
+    options = {
+        "--as": shape.kind,
+        "--chunk": shape.size if shape.many else None,
+        "--to": str(_format_of(request)),
+        "--unordered": request.unordered,
+    }
+    return make_plan(request.target, target, sources, options)
+
+
+def _format_of(request: Request) -> Format:
+    return request.output_format or told_by("" if request.out == STDOUT_ARGUMENT else request.out)[0] or Format.JSONL
+
+
+def _check_libraries(request: Request, sources: list[Source]) -> None:
+    formats = {_format_of(request), *(source.format for source in sources if request.shape != "path")}
+    compressions = {told_by(request.out)[1], *(source.compression for source in sources if request.shape != "path")}
+    try:
+        if Format.PARQUET in formats or request.shape == "table":
+            pyarrow()
+        if Compression.ZSTD in compressions:
+            zstandard()
+    except NoSuchLibrary as error:
+        raise Problem(str(error)) from None
+
+
+def _tell(request: Request, shape: Shape, sources: list[Source], target: Target, stdin: int | None, stop: Stop) -> int:
+    """What would be run: a line for each job, with its id and the beginning of what it would be given."""
+    reader = Reader(sources, target, stop, encode=repr, shape=shape, limits=Limits(), stdin=stdin, limit=request.limit)  # type: ignore[arg-type]
+    count = 0
+    for job in reader.jobs():
+        count += 1
+        print(json.dumps({"id": job.id, "target": request.target}, ensure_ascii=False))  # noqa: T201
+    if reader.problem is not None:
+        raise reader.problem
+    say(f"{count:,} jobs would be run; nothing was")
+    return EXIT_OK
+
+
+class _Out:
+    """OUT with its journal, if it is a file, and with what an earlier run has left there."""
+
+    def __init__(self, name: str, writer: Writer, journal: Journal | None, order: Order, make_sink: Callable[[], Sink]):
+        self.name = name
+        self.writer = writer
+        self.journal = journal
+        self.order = order
+        self.make_sink = make_sink  # which touches OUT
+        self.retried: set[int] = set()  # jobs that are tried again, whose place in OUT is passed
+        self.done_before = order.mark + len(order.waiting) + len(order.gone)
+        self.wall_s = 0.0  # of earlier runs
+
+    @classmethod
+    def open(
+        cls, request: Request, fd: int, name: str, stop: Stop, stack: contextlib.ExitStack, plan: dict[str, Any]
+    ) -> _Out:
+        format, compression = _format_of(request), told_by(request.out)[1]
+        writer = Writer(fd, name, stop)
+        going_on = request.resume or request.resume_failed
+        if not stat.S_ISREG(os.fstat(fd).st_mode) or request.out == STDOUT_ARGUMENT:
+            if going_on:
+                raise Problem(
+                    f"--resume needs a file for OUT, with its journal beside it, and {name!r} is none; use -o FILE"
+                )
+            if format is Format.PARQUET:
+                raise Problem(f"Parquet is written to its end, which {name!r} has not; name a file with -o FILE")
+            compression = compression if request.out != STDOUT_ARGUMENT else Compression.NONE
+            return cls(name, writer, None, Order(ordered=not request.unordered),
+                       lambda: FileSink(None, writer, fd, format, compression, {}))  # fmt: skip
+        path = os.path.abspath(request.out)
+        journal = open_journal(path + ENDING)
+        stack.callback(journal.close)
+        before = journal.get("plan")
+        state = journal.get("state") or {}
+        begun = before is not None and state
+        if begun and not going_on and not state.get("complete"):
+            raise Problem(
+                f"OUT {name!r} has a journal of a run that was cut off after {state['mark']:,} jobs; --resume goes on "
+                f"with it; to begin anew, remove {name + ENDING!r} first"
+            )
+        if going_on and not begun and os.fstat(fd).st_size:
+            raise Problem(
+                f"OUT {name!r} is there and has no journal that tells what is in it; move it away, or leave out "
+                "--resume"
+            )
+        if any(source["label"] == "stdin" for source in plan["inputs"]) and begun and going_on:
+            raise Problem("stdin cannot be read again from its start, so its run cannot go on; save it to a file first")
+        order = Order(ordered=not request.unordered)
+        out_state: dict[str, Any] = {}
+        retried: set[int] = set()
+        if begun and going_on:
+            compare(name + ENDING, before, plan)
+            swap(journal, path)
+            out_state = state["out"]
+            failed = {row.number: row for row in journal.failures()}
+            passed = (n for n, row in failed.items() if row.at is not None and n >= state["mark"])
+            order = Order(state["mark"], {*journal.gone(), *passed}, journal.entries(), ordered=not request.unordered)
+            if request.resume_failed:
+                retried = failed.keys() - order.late.keys()
+                again = [number for number in retried if number in order.waiting]
+                order.forget(again)
+                retried -= {*again}
+                with journal.transaction():
+                    journal.drop(again)
+                    journal.drop_failures(again)
+            least = out_state.get("size", int(out_state.get("whole", False)))
+            if os.fstat(fd).st_size < least:
+                raise Problem(
+                    f"OUT {name!r} has {os.fstat(fd).st_size:,} bytes, and its journal tells of {least:,} or more: it "
+                    f"was changed; put it back, or remove {name + ENDING!r} to begin anew"
+                )
+
+        def make_sink() -> Sink:
+            if not out_state:
+                with journal.transaction():
+                    journal.clear()
+                    journal.put("plan", plan)
+                    # Now: of whatever is in OUT from here on, it is known that it is not to be relied upon.
+                    journal.put("state", {"mark": 0, "ended": 0, "out": {}, "wall_s": 0.0, "workers": 0, "header": []})
+            if format is Format.PARQUET:
+                if not out_state:
+                    writer.start()
+                sink = ParquetSink(path, out_state)
+                return sink
+            writer.start(out_state.get("size", 0))
+            return FileSink(path, writer, fd, format, compression, out_state)
+
+        out = cls(name, writer, journal, order, make_sink)
+        out.retried = retried
+        out.wall_s = state.get("wall_s", 0.0) if out_state else 0.0
+        return out
 
 
 class _Run:
@@ -83,71 +265,89 @@ class _Run:
     def __init__(
         self,
         request: Request,
+        shape: Shape,
         sources: list[Source],
         target: Target,
         stdin: int | None,
-        writer: Writer,
+        out: _Out,
         stop: Stop,
+        stack: contextlib.ExitStack,
     ) -> None:
         self._request = request
         self._sources = sources
         self._target = target
-        self._writer = writer
+        self._out = out
         self._stop = stop
-        self._context = Context()  # of all jobs: how they are stopped
+        self._format = _format_of(request)
         self._summary = Summary()
+        self._halted = False
+        self._began = 0.0
+        self._looked_at = 0.0
+        self._had_room = True
+        self._engine: Engine | None = None
+        self._recorder: Recorder | None = None
+        self._errors = None if request.errors is None else stack.enter_context(_open_errors(request.errors))
+        done = frozenset(n for n in (*out.order.waiting, *out.order.gone) if n not in out.retried)
+        mark = out.order.mark
         self._reader = Reader(
             sources,
             target,
             stop,
+            encode=encoder(self._format, many=shape.many),
+            shape=shape,
+            limits=Limits(request.timeout, request.retries),
             stdin=stdin,
-            as_paths=request.as_paths,
             limit=request.limit,
-            context=self._context,
-            timeout=request.timeout,
-            retries=request.retries,
+            skip=lambda number: (number < mark and number not in out.retried) or number in done,
+            may_go_on=self._may_go_on,
         )
 
     def execute(self) -> int:
-        started = time.monotonic()
+        started = self._began = time.monotonic()
         wall_s = 0.0
         problem: Problem | None = None
+        complete = False
         try:
-            with self._engine() as engine:
-                if self._request.out != STDOUT_ARGUMENT:
-                    self._writer.start()
+            with self._make_engine() as engine:
+                self._engine = engine
+                self._record()
                 try:
-                    with self._stop.gently(lambda: self._context.cancel("the run is interrupted")), self._progress():
-                        self._consume(engine)
+                    with self._stop.gently(self._wind_up), self._progress():
+                        complete = self._consume(engine)
                 finally:
                     wall_s = time.monotonic() - started
+                    self._close(complete)
         except ReaderGone as gone:
-            if self._stop.signum is not None:
-                return self._interrupted()
-            return gone.exit_code
+            return self._interrupted() if self._stop.signum is not None else gone.exit_code
         except EngineBroken as error:
             wall_s = time.monotonic() - started
             problem = Problem(f"{self._why_broken(error)}; {self._kept()}", EXIT_ENGINE_BROKE)
         except Problem as error:
             problem = error
+        except (sqlite3.Error, OSError) as error:
+            problem = Problem(f"OUT {self._out.name!r} or its journal cannot be written: {error}; {self._kept()}")
         except Interrupted:  # the second signal
             return self._interrupted()
         problem = problem or self._reader.problem
-        if self._summary.finished or problem is None:
+        if problem is None or (self._summary.finished and (self._out.journal or self._out.writer.records)):
             print_summary(self._summary, wall_s=wall_s, workers=self._workers())
         if self._stop.signum is not None:
             return self._interrupted()
         if problem is not None:
             say(str(problem))
             return problem.exit_code
-        return EXIT_JOB_FAILED if self._summary.failed else EXIT_OK
+        if self._halted:
+            say(f"halted: {self._summary.failed:,} of {self._summary.finished:,} jobs did not succeed; {self._kept()}")
+            return EXIT_JOB_FAILED
+        return EXIT_JOB_FAILED if self._failed_in_all() else EXIT_OK
 
-    def _engine(self) -> Engine:
+    def _make_engine(self) -> Engine:
         try:
             return Engine(
                 self._request.workers,
                 initializer=prepare_worker,
-                initargs=tuple(self._target.description),
+                initargs=(self._request.nice, *self._target.description),
+                memory_limit=self._request.memory_limit,
                 stop_grace=_STOP_GRACE_S,
                 name="the engine",
             )
@@ -156,42 +356,145 @@ class _Run:
         except (ValueError, OSError) as error:
             raise Problem(f"the engine cannot start with {self._workers():,} workers: {error}") from None
 
-    def _consume(self, engine: Engine) -> None:
+    # ---- outcomes ----------------------------------------------------------------------------------------------------
+
+    def _record(self) -> None:
+        try:
+            sink = self._out.make_sink()
+            if isinstance(sink, ParquetSink):
+                sink.begin()
+        except OSError as error:
+            raise Problem(f"OUT {self._out.name!r} cannot be written: {error.strerror}; name another") from None
+        self._recorder = Recorder(
+            sink,
+            self._out.order,
+            self._out.journal,
+            clock=time.monotonic,
+            note_failure=self._note_failure,
+            on_problem=self._give_up,
+            told=self._told,
+            path=os.path.abspath(self._request.out),
+        )
+        self._recorder.start()
+
+    def _consume(self, engine: Engine) -> bool:
+        """Whether all of the input has ended."""
+        recorder, numbers, summary, halt = self._recorder, self._reader.numbers, self._summary, self._request.halt
+        assert recorder is not None
+        outcomes = self._format is Format.OUTCOMES
         try:
             for outcome in engine.run(self._reader.jobs()):
-                if self._stop.requested and outcome.status == "cancelled":
-                    self._summary.stopped += 1
+                id_ = outcome.job.id
+                number = numbers.pop(id_)
+                payload = outcome.job.args[1]
+                if outcome.error is None:
+                    blob = outcome_lines.line(outcome, None) if outcomes else outcome.value
+                    recorder.add(Entry(number, id_, blob, False, payload), None)
+                    summary.add(id_, "succeeded", duration=outcome.duration, attempts=outcome.attempts, failure=None)
                     continue
-                failure = None if outcome.error is None else describe(outcome.error)
-                self._writer.write(to_line(outcome, failure))
-                self._summary.add(
-                    outcome.job.id,
-                    outcome.status,
-                    duration=outcome.duration,
-                    attempts=outcome.attempts,
-                    failure=failure,
-                )
+                if outcome.status == "cancelled" and self._ends_early():
+                    summary.stopped += 1
+                    continue
+                if recorder.problem is not None and outcome.status == "lost":
+                    continue
+                failure = describe(outcome.error)
+                blob = outcome_lines.line(outcome, failure) if outcomes else b""
+                recorder.add(Entry(number, id_, blob, True), _row(number, outcome, failure))
+                summary.add(id_, outcome.status, duration=outcome.duration, attempts=outcome.attempts, failure=failure)
+                if not self._halted and halt.reached(summary.failed, summary.finished):
+                    self._halted = True
+                    self._stop.request()
+        except EngineClosed:
+            if not self._ends_early():
+                raise
         finally:
             # Whatever ended it: dropping the iterator has cancelled what runs, and nobody need wait for more input.
+            ended = not self._ends_early()
             self._stop.request()
+        return ended and self._reader.complete and not numbers
+
+    def _ends_early(self) -> bool:
+        return self._stop.requested
+
+    def _close(self, complete: bool) -> None:
+        recorder = self._recorder
+        assert recorder is not None
+        try:
+            recorder.close(complete=complete)
+        finally:
+            for entry, reason in recorder.refused:
+                self._summary.refuse(entry.id, Failure("UnfitResult", reason, "", ""))
+
+    def _wind_up(self) -> None:
+        """The first signal, or the end of all: what runs may finish, what waits is not begun."""
+        if self._stop.signum is not None:
+            say(
+                f"{signal.Signals(self._stop.signum).name}: no more jobs are begun, and those that run may finish; "
+                "once more ends them"
+            )
+        if self._engine is not None and (self._stop.signum is not None or self._halted):
+            self._engine.shutdown(wait=False, cancel_futures=True)
+
+    def _give_up(self) -> None:
+        """Nothing can be written any more: nobody is to wait for what runs."""
+        self._stop.request()
+        if self._engine is not None:
+            self._engine.shutdown(cancel_futures=True, timeout=0.0)
+
+    def _note_failure(self, row: FailureRow) -> None:
+        if self._errors is not None:
+            self._errors(row)
+
+    # ---- input -------------------------------------------------------------------------------------------------------
+
+    def _may_go_on(self) -> bool:
+        """In the thread that reads: whether one more job may be made."""
+        if self._recorder is not None and not self._recorder.has_room():
+            return False
+        least = self._request.min_free_memory
+        if least is None:
+            return True
+        now = time.monotonic()
+        if now - self._looked_at > _MEMORY_LOOK_S:
+            self._looked_at = now
+            had_room, self._had_room = self._had_room, psutil.virtual_memory().available >= least
+            if had_room and not self._had_room:
+                say(f"less than {least:,} bytes of memory are free; no more jobs are begun until there are")
+        return self._had_room
+
+    # ---- telling -----------------------------------------------------------------------------------------------------
 
     def _progress(self) -> contextlib.AbstractContextManager[None]:
         shown = self._request.progress
         if shown is None:
             # Not where the results are shown as well: they would run into each other.
-            shown = sys.stderr is not None and sys.stderr.isatty() and not self._writer.is_terminal
+            shown = sys.stderr is not None and sys.stderr.isatty() and not self._out.writer.is_terminal
         return progress_bar(self._summary, total=self._total() if shown else None, shown=shown)
 
     def _total(self) -> int | None:
-        if self._request.as_paths:
+        if self._request.shape == "path":
             total: int | None = len(self._sources)
+        elif self._request.shape == "table" or self._request.chunk is not None:
+            total = None
         else:
             total = count_lines(self._sources, at_most_bytes=_COUNTED_BYTES)
         limit = self._request.limit
-        return total if total is None or limit is None else min(total, limit)
+        total = total if total is None or limit is None else min(total, limit)
+        return None if total is None else max(0, total - self._out.done_before + len(self._out.retried))
+
+    def _told(self) -> dict[str, Any]:
+        """For the journal."""
+        wall_s = self._out.wall_s + time.monotonic() - self._began
+        return {"wall_s": round(wall_s, 3), "workers": self._workers(), "header": self._reader.header}
 
     def _workers(self) -> int:
         return self._request.workers or cpu_count()
+
+    def _failed_in_all(self) -> int:
+        """Of this run, and of those before that it went on from."""
+        if self._out.journal is None:
+            return self._summary.failed
+        return sum(1 for _ in self._out.journal.failures())
 
     def _interrupted(self) -> int:
         signum = self._stop.signum or signal.SIGINT
@@ -210,14 +513,36 @@ class _Run:
 
     def _kept(self) -> str:
         """What is there already, and how to go on."""
-        count = self._writer.lines
+        count = self._out.done_before + self._summary.finished
+        ended = "no job had ended" if not count else "1 job has ended" if count == 1 else f"{count:,} jobs have ended"
+        if self._out.journal is not None:
+            return f"{ended}; to go on, run it again with --resume"
         if not count:
-            return "no job had ended; to go on, run it again"
-        lines = "1 line" if count == 1 else f"{count:,} lines"
-        are = "is" if count == 1 else "are"
-        if self._request.out == STDOUT_ARGUMENT:
-            return f"{lines} of results {are} written; to go on, run it again with the inputs not among them"
-        return (
-            f"{lines} of results {are} kept in {self._writer.name!r}; to go on, run it again with the inputs "
-            "not among them and another OUT (this one would be begun anew)"
-        )
+            return f"{ended}; to go on, run it again"
+        return f"{ended}, and the results are written; to go on, run it again with the inputs not among them"
+
+
+def _row(number: int, outcome: Outcome, failure: Failure) -> FailureRow:
+    return FailureRow(
+        number, outcome.job.id, str(outcome.status), failure.type, failure.message, failure.traceback, failure.where,
+        outcome.attempts, round(outcome.duration, 6), outcome.job.args[1],
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _open_errors(name: str) -> Any:
+    """Writes a line of JSON for each job that did not succeed."""
+    try:
+        file = open(name, "wb", buffering=0)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise Problem(f"--errors {name!r} cannot be written: {reason}; name another file") from None
+    with file:
+        yield lambda row: file.write(failure_line(row))
+
+
+def failure_line(row: FailureRow) -> bytes:
+    """A failure as one JSON object."""
+    error = {"type": row.type, "message": row.message, "traceback": row.traceback or None}
+    told = {"id": row.id, "status": row.status, "error": error, "attempts": row.attempts, "duration": row.duration}
+    return json.dumps(told).encode() + b"\n"

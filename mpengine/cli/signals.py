@@ -66,6 +66,10 @@ class Stop:
         """Waits until ``fd`` is ready (True), a stop is requested or the time is over (False)."""
         return fd in _ready({fd: event, self._reader: select.POLLIN}, timeout)
 
+    def wait_for_wish(self, timeout: float) -> bool:
+        """Waits until a stop is requested (True) or the time is over (False)."""
+        return self._reader in _ready({self._reader: select.POLLIN}, timeout)
+
     @contextmanager
     def gently(self, on_stop: Callable[[], None]) -> Iterator[None]:
         """Within, the first signal only sets the wish; ``on_stop`` is then called once, in a thread of its own."""

@@ -62,11 +62,6 @@ def find(module: str, attribute: str, file: str, folder: str) -> Any:
     return found
 
 
-def prepare_worker(*description: str) -> None:
-    """A worker's initializer: imports the target, so that no job's time is spent on it."""
-    find(*description)
-
-
 def load_target(text: str) -> Target:
     """Resolves what the user typed, in this process. Raises `Problem`, in one line, for all that can be wrong."""
     where, colon, attribute = text.rpartition(":")

@@ -1,13 +1,4 @@
-"""OUT: opened with care, and written line by line, each line whole or, as far as it depends on us, not at all.
-
-One JSON object per job, in UTF-8, as soon as the job has ended:
-
-    id, status            the line or path the job was made from; succeeded, failed, expired, cancelled or lost
-    value                 of a succeeded job. Where JSON has no such value, ``note`` says so: NaN and infinities are
-                          null, numpy's values are plain; anything else is null as a whole, its text in ``value_repr``
-    error                 of any other: type, message, traceback (null if there is none)
-    attempts, duration, waited, worker_pid      times in seconds; no pid if no worker ever had the job
-"""
+"""OUT: opened with care, and written in pieces, each whole or, as far as it depends on us, not at all."""
 
 from __future__ import annotations
 
@@ -35,52 +26,57 @@ class ReaderGone(Problem):
 
 
 class Writer:
-    """Writes whole lines to an open descriptor, which stays the caller's."""
+    """Writes pieces of whole records to an open descriptor, which stays the caller's.
+
+    Attributes:
+        records: How many were written.
+    """
 
     def __init__(self, fd: int, name: str, stop: Stop) -> None:
         self._fd = fd
         self._stop = stop
         self._is_file = stat.S_ISREG(os.fstat(fd).st_mode)
         self.name = name
-        self.lines = 0
+        self.records = 0
 
     @property
     def is_terminal(self) -> bool:
         return os.isatty(self._fd)
 
-    def start(self) -> None:
-        """Drops what a file held before. Not for stdout: the shell has decided there."""
+    def start(self, size: int = 0) -> None:
+        """Drops what a file held beyond this. Not for stdout: the shell has decided there."""
         if self._is_file:
-            os.ftruncate(self._fd, 0)
+            os.ftruncate(self._fd, size)
+            os.lseek(self._fd, size, os.SEEK_SET)
 
-    def write(self, line: bytes) -> None:
-        """Raises `Problem` when there is no room, `ReaderGone` when nobody reads; OUT then ends with a whole line."""
+    def write(self, data: bytes, *, records: int) -> None:
+        """Raises `Problem` when there is no room, `ReaderGone` when nobody reads; OUT then ends with a whole piece."""
         written = 0
         try:
-            while written < len(line):
+            while written < len(data):
                 if self._is_file:
-                    written += os.write(self._fd, memoryview(line)[written:])
+                    written += os.write(self._fd, memoryview(data)[written:])
                 else:
                     self._wait_for_room()
                     # Not more than a pipe that says it has room takes without blocking.
-                    written += os.write(self._fd, line[written : written + select.PIPE_BUF])
+                    written += os.write(self._fd, data[written : written + select.PIPE_BUF])
         except BrokenPipeError:
             raise ReaderGone from None
         except OSError as error:
             self._take_back(written)
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             raise Problem(
-                f"OUT {self.name!r} cannot be written: {error.strerror}, after {self.lines:,} lines, which are kept; "
-                f"{'make room or name' if full else 'name'} another OUT, and run it again"
+                f"OUT {self.name!r} cannot be written: {error.strerror}, after {self.records:,} results, which are "
+                f"kept; {'make room or name' if full else 'name'} another OUT, and run it again"
             ) from None
-        self.lines += 1
+        self.records += records
 
     def _wait_for_room(self) -> None:
         if not self._stop.wait(self._fd, select.POLLOUT) and not is_ready(self._fd, select.POLLOUT, _LAST_LINE_S):
             raise ReaderGone
 
     def _take_back(self, written: int) -> None:
-        """Removes the beginning of a line from the end of a file."""
+        """Removes the beginning of a piece from the end of a file."""
         if not written or not self._is_file:
             return
         end = os.lseek(self._fd, 0, os.SEEK_CUR)  # of what was written, also where the file was opened to append
@@ -91,9 +87,17 @@ class Writer:
 def open_out(name: str) -> int:
     """Opens OUT and leaves what is in it. Raises `Problem` if it cannot be written."""
     try:
-        return os.open(name, os.O_WRONLY | os.O_CREAT, 0o666)
+        return os.open(name, os.O_RDWR | os.O_CREAT if _is_file_to_be(name) else os.O_WRONLY, 0o666)
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         raise Problem(f"OUT {name!r} cannot be written: {_why_not(name, error)}") from None
+
+
+def _is_file_to_be(name: str) -> bool:
+    """Whether opening this gives a regular file. Others, such as a FIFO, may not be read for a look at them."""
+    try:
+        return stat.S_ISREG(os.stat(name).st_mode)
+    except FileNotFoundError:
+        return True
 
 
 def refuse_input(fd: int, name: str, sources: Sequence[Source], stdin: int | None) -> None:

@@ -17,6 +17,7 @@ class Summary:
     """What became of the jobs of one run. ``add`` once per finished job, ``stopped`` counts the unfinished."""
 
     counts: Counter[str] = field(default_factory=Counter)  # by status
+    finished: int = 0
     failures: list[tuple[str, Failure]] = field(default_factory=list)  # the first few: id and error
     retried: int = 0  # jobs that took more than one attempt
     busy_s: float = 0.0  # sum of the durations
@@ -25,6 +26,7 @@ class Summary:
 
     def add(self, id_: str, status: str, *, duration: float, attempts: int, failure: Failure | None) -> None:
         self.counts[status] += 1
+        self.finished += 1
         self.busy_s += duration
         self.retried += attempts > 1
         if failure is not None and len(self.failures) < FAILURES_KEPT:
@@ -35,9 +37,12 @@ class Summary:
         elif entry > self._slowest[0]:
             heapq.heapreplace(self._slowest, entry)
 
-    @property
-    def finished(self) -> int:
-        return self.counts.total()
+    def refuse(self, id_: str, failure: Failure) -> None:
+        """A job that was added as succeeded has not, after all: its result could not be used."""
+        self.counts["succeeded"] -= 1
+        self.counts["failed"] += 1
+        if len(self.failures) < FAILURES_KEPT:
+            self.failures.append((id_, failure))
 
     @property
     def failed(self) -> int:

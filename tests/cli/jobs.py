@@ -6,7 +6,11 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
+from typing import Any
+
+SQUARE_S = float(os.environ.get("SQUARE_S", "0"))  # how long `square` takes
 
 
 class Refused(Exception):
@@ -71,6 +75,14 @@ def hang(line: str) -> None:
     threading.Event().wait()
 
 
+def wait_for_leave(line: str) -> str:
+    """Says where it is, and ends when there is a file `leave`."""
+    Path(f"hangs-{os.getpid()}").touch()
+    while not Path("leave").exists():
+        time.sleep(0.01)
+    return line
+
+
 def hang_after_two(line: str) -> str:
     if int(line) > 2:
         hang(line)
@@ -84,6 +96,68 @@ def fail_once(line: str) -> str:
         return line
     marker.touch()
     raise ValueError("the first attempt")
+
+
+def square(record: dict[str, Any]) -> dict[str, object] | None:
+    """Of a record with a number `n`. Some are left out, and some fail."""
+    number = int(record["n"])
+    time.sleep(SQUARE_S)
+    if number % 100 == 50:
+        return None
+    if number % 1000 == 7:
+        raise Refused(f"will not take {number}")
+    return {"n": number, "square": number**2, "text": "x" * (number % 10)}
+
+
+def doze(line: str) -> str:
+    time.sleep(0.001 * int(line))
+    return line
+
+
+def shout(line: str) -> str | None:
+    return None if line == "skip" else line.upper()
+
+
+def count(table: Any) -> list[int]:
+    return [table.num_rows]
+
+
+def as_set(line: str) -> object:
+    return {line}
+
+
+def odd_row(line: str) -> dict[str, object]:
+    return {"a": int(line)} if line.isdigit() else {"a": [line], "b": line}
+
+
+def niceness(line: str) -> int:
+    return os.getpriority(os.PRIO_PROCESS, 0)
+
+
+def fill(line: str) -> int:
+    """So many MB."""
+    return len(b"x" * (int(line) * 10**6))
+
+
+def mend(record: dict[str, Any]) -> dict[str, object] | None:
+    """As `square`, and fails only as long as there is no file `mended`."""
+    number = int(record["n"])
+    if number % 1000 == 7 and Path("mended").exists():
+        return {"n": number, "square": number**2, "text": "mended"}
+    return square(record)
+
+
+def total(records: Any) -> list[dict[str, int]]:
+    """Of a list of records, or of a table."""
+    rows = records if isinstance(records, list) else records.to_pylist()
+    return [{"count": len(rows), "total": sum(int(row["n"]) for row in rows)}]
+
+
+def as_frame(table: Any) -> Any:
+    """A table as a DataFrame, with another column."""
+    frame = table.to_pandas()
+    frame["double"] = 2 * frame["n"].astype(int)
+    return frame
 
 
 def long(line: str) -> str:

@@ -38,9 +38,17 @@ class Run:
         return lines[0].removeprefix("mpengine: ")
 
 
+def outcomes(arguments: Sequence[str]) -> list[str]:
+    """The arguments; of a run that does not say how its results are to be told, with all that is to be told."""
+    plain = [*arguments]
+    if plain[:1] == ["run"] and "--to" not in plain:
+        plain += ["--to", "outcomes"]
+    return plain
+
+
 def mpengine(*arguments: str, cwd: Path, stdin: str = "") -> Run:
     """Runs `python -m mpengine ARGUMENT...` to its end; whatever it says, it must not be a traceback of ours."""
-    done = run_python(*MPENGINE, *arguments, cwd=cwd, stdin=stdin, timeout=2 * WAIT_S)
+    done = run_python(*MPENGINE, *outcomes(arguments), cwd=cwd, stdin=stdin, timeout=2 * WAIT_S)
     assert "Traceback" not in done.stderr, done.stderr
     return Run(done.returncode, done.stdout, done.stderr)
 
@@ -60,7 +68,7 @@ def started(
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         process = subprocess.Popen(
-            [sys.executable, *MPENGINE, *arguments],
+            [sys.executable, *MPENGINE, *outcomes(arguments)],
             stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=stderr,
@@ -90,6 +98,15 @@ def next_line(process: subprocess.Popen[str]) -> str:
     poll.register(process.stdout, select.POLLIN)
     assert poll.poll(WAIT_S * 1000), f"no line came within {WAIT_S:g} s\n{process_tree()}"
     return process.stdout.readline()
+
+
+def next_message(process: subprocess.Popen[str]) -> str:
+    """The next line of the command's stderr, which must come while the command runs."""
+    assert process.stderr is not None
+    poll = select.poll()
+    poll.register(process.stderr, select.POLLIN)
+    assert poll.poll(WAIT_S * 1000), f"no line came within {WAIT_S:g} s\n{process_tree()}"
+    return process.stderr.readline()
 
 
 class Pipe:

@@ -170,7 +170,7 @@ def test_numbers_of_a_real_module(census: ModuleType) -> None:
 def test_a_run_its_report_and_the_comparison(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text(BY_HAND)
     (tmp_path / "b.py").write_text("print 'python 2'\n")
-    run = mpengine("run", f"{SCRIPT}:census", "--paths", "?.py", "-o", "census.jsonl", cwd=tmp_path)
+    run = mpengine("run", f"{SCRIPT}:census", "--as", "path", "?.py", "-o", "census.jsonl", cwd=tmp_path)
     assert run.code == 0, run.err
     found = run_python(str(SCRIPT), "found", "census.jsonl", cwd=tmp_path)
     assert found.returncode == 0, found.stderr

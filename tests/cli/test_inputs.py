@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mpengine.batch.formats import Format
 from mpengine.cli.inputs import find_sources
 
 
@@ -55,10 +56,23 @@ def test_stdin_beside_a_file_of_that_name() -> None:
     assert labels("stdin", "-") == ["stdin", "stdin#2"]
 
 
-def test_json_lines_are_told_by_their_ending() -> None:
-    Path("UP.NDJSON").write_text("1\n")
-    sources = find_sources(["sub/deeper/e.jsonl", "UP.NDJSON", "a.txt", "-"], as_paths=False)
-    assert [source.is_json_lines for source in sources] == [True, True, False, False]
+@pytest.mark.parametrize(
+    ("name", "format", "compression"),
+    [
+        ("a", "text", "none"),
+        ("a.jsonl", "jsonl", "none"),
+        ("a.NDJSON.gz", "jsonl", "gzip"),
+        ("a.csv.zst", "csv", "zstd"),
+        ("a.parquet", "parquet", "none"),
+        ("a.gz", "text", "gzip"),
+    ],
+)
+def test_a_format_is_told_by_the_ending(name: str, format: str, compression: str) -> None:
+    Path(name).touch()
+    (source,) = find_sources([name], as_paths=False)
+    assert (source.format, source.compression) == (format, compression)
+    (source,) = find_sources([name], as_paths=False, format=Format.NUL)
+    assert source.format == "nul"
 
 
 def test_a_path_outlives_a_change_of_the_current_folder(tmp_path: Path) -> None:

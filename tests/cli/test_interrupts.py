@@ -2,12 +2,12 @@
 
 import os
 import signal
-import subprocess
 from pathlib import Path
 
+import psutil
 import pytest
 
-from tests.cli.support import Pipe, by_id, ended, next_line, started, values, write_lines
+from tests.cli.support import Pipe, by_id, ended, next_line, next_message, started, values, write_lines
 from tests.support import ROOT, wait_for, wait_gone
 
 JOBS = str(ROOT / "tests" / "cli" / "jobs.py")
@@ -28,18 +28,36 @@ def test_a_signal_while_jobs_run(signum: signal.Signals, code: int, whole_group:
     with started(*arguments, cwd=tmp_path) as process:
         workers = hanging(tmp_path, 2)
         wait_for(lambda: out.read_text().count("\n") == 3, about="three result lines")
-        (os.killpg if whole_group else os.kill)(process.pid, signum)
+        kill = os.killpg if whole_group else os.kill
+        kill(process.pid, signum)
+        assert next_message(process) == (
+            f"mpengine: {signum.name}: no more jobs are begun, and those that run may finish; once more ends them\n"
+        )
+        assert all(psutil.pid_exists(worker) for worker in workers)
+        kill(process.pid, signum)
         run = ended(process)
     wait_gone(*workers)
     assert run.code == code
     assert values(by_id(out.read_text())) == {f"in.txt:{number + 1}": str(number) for number in range(3)}
     assert len(by_id(out.read_text())) == 3
+    assert run.message == f"interrupted ({signum.name}); 3 jobs have ended; to go on, run it again with --resume"
+
+
+def test_what_runs_at_the_first_signal_may_finish(tmp_path: Path) -> None:
+    write_lines(tmp_path / "in.txt", [str(number) for number in range(100)])
+    arguments = ("run", f"{JOBS}:wait_for_leave", "in.txt", "-o", "out.jsonl", "--workers", "2")
+    with started(*arguments, cwd=tmp_path) as process:
+        hanging(tmp_path, 2)
+        process.send_signal(signal.SIGINT)
+        next_message(process)
+        (tmp_path / "leave").touch()
+        run = ended(process)
+    assert run.code == 130
+    assert values(by_id((tmp_path / "out.jsonl").read_text())) == {"in.txt:1": "0", "in.txt:2": "1"}
     *summary, last = run.err.splitlines()
-    assert summary[0].startswith("3 jobs in ")
+    assert summary[0].startswith("2 jobs in ")
     assert "stopped unfinished" in summary[0]
-    assert last.startswith(
-        f"mpengine: interrupted ({signum.name}); 3 lines of results are kept in 'out.jsonl'; to go on, "
-    )
+    assert last == "mpengine: interrupted (SIGINT); 2 jobs have ended; to go on, run it again with --resume"
 
 
 def test_a_signal_while_the_input_is_waited_for(tmp_path: Path) -> None:
@@ -51,7 +69,7 @@ def test_a_signal_while_the_input_is_waited_for(tmp_path: Path) -> None:
     assert run.code == 130
     assert values(by_id(first + run.out)) == {"stdin:1": "a"}
     last = run.err.splitlines()[-1]
-    assert last.startswith("mpengine: interrupted (SIGINT); 1 line of results is written; to go on, ")
+    assert last.startswith("mpengine: interrupted (SIGINT); 1 job has ended, and the results are written; to go on, ")
 
 
 def test_a_signal_while_nobody_reads_the_results(tmp_path: Path) -> None:
@@ -109,6 +127,8 @@ def test_a_job_that_will_not_be_interrupted_is_killed(tmp_path: Path) -> None:
     with started("run", "deaf.py:f", "in.txt", cwd=tmp_path) as process:
         workers = hanging(tmp_path, 1)
         process.send_signal(signal.SIGINT)
+        next_message(process)
+        process.send_signal(signal.SIGINT)
         run = ended(process)
     wait_gone(*workers)
     assert (run.code, run.out) == (130, "")
@@ -116,9 +136,10 @@ def test_a_job_that_will_not_be_interrupted_is_killed(tmp_path: Path) -> None:
 
 def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
     write_lines(tmp_path / "in.txt", ["9"])
-    with started("run", f"{JOBS}:hang_after_two", "in.txt", cwd=tmp_path, stderr=subprocess.DEVNULL) as process:
+    with started("run", f"{JOBS}:hang_after_two", "in.txt", cwd=tmp_path) as process:
         workers = hanging(tmp_path, 1)
         process.send_signal(signal.SIGINT)
+        next_message(process)
         process.send_signal(signal.SIGINT)
         assert process.wait(20) in (130, -signal.SIGINT)
     wait_gone(*workers)

@@ -44,7 +44,7 @@ def test_text_json_lines_and_a_pattern_in_one_run(tmp_path: Path) -> None:
 def test_paths_limit_and_workers(tmp_path: Path) -> None:
     for name in ("a.dat", "b.dat", "c.dat"):
         (tmp_path / name).write_bytes(b"\xff")  # which is never read as text
-    arguments = ("--paths", "?.dat", "--workers", "1", "--limit", "2")
+    arguments = ("--as", "path", "?.dat", "--workers", "1", "--limit", "2")
     run = mpengine("run", f"{JOBS}:echo", *arguments, cwd=tmp_path)
     assert run.code == 0
     assert values(run.records) == {"a.dat": "a.dat", "b.dat": "b.dat"}
@@ -84,7 +84,7 @@ def test_a_module_target_is_found_here_and_in_python(tmp_path: Path) -> None:
     (tmp_path / "package" / "other.py").write_text("G = {'a': 1}\n")
     write_lines(tmp_path / "in.txt", ["a"])
     assert values(mpengine("run", "package.part:f", "in.txt", cwd=tmp_path).records) == {"in.txt:1": 1}
-    run = mpengine("run", "os.path:basename", "--paths", "package/part.py", cwd=tmp_path)
+    run = mpengine("run", "os.path:basename", "--as", "path", "package/part.py", cwd=tmp_path)
     assert values(run.records) == {"package/part.py": "part.py"}
 
 
@@ -118,7 +118,7 @@ def test_every_bad_end_costs_only_its_job(tmp_path: Path) -> None:
         "two": "succeeded",
         "exit": "lost",
         "hang": "expired",
-        "unpicklable": "failed",
+        "unpicklable": "succeeded",  # it is told as text
         "system exit": "failed",
         "three": "succeeded",
     }
@@ -144,19 +144,24 @@ def test_a_line_that_is_not_json_fails_alone(tmp_path: Path) -> None:
     assert values(run.records) == {"in.jsonl:1": 1, "in.jsonl:3": 3}
     bad = run.records["in.jsonl:2"]
     assert (bad["status"], bad["attempts"]) == ("failed", 1)
-    assert bad["error"]["type"] == "MalformedLine"
-    assert bad["error"]["message"].startswith("in.jsonl:2: not JSON: ")
+    assert bad["error"]["type"] == "MalformedRecord"
+    assert bad["error"]["message"].startswith("not JSON: ")
     assert bad["error"]["traceback"] is None
 
 
-def test_what_is_not_utf8_half_way_keeps_what_came_before(tmp_path: Path) -> None:
+def test_a_line_that_is_not_utf8_fails_alone(tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_bytes(b"1\n2\n3\n\xff\n5\n")
-    run = mpengine("run", f"{JOBS}:echo", "in.txt", "-o", "out.jsonl", cwd=tmp_path)
+    run = mpengine("run", f"{JOBS}:echo", "in.txt", cwd=tmp_path)
+    assert run.code == 1
+    assert values(run.records) == {"in.txt:1": "1", "in.txt:2": "2", "in.txt:3": "3", "in.txt:5": "5"}
+    assert run.records["in.txt:4"]["error"]["message"].startswith("not UTF-8: byte 0xff at its byte 1; convert ")
+
+
+def test_a_file_of_utf16_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_bytes("1\n2\n".encode("utf-16"))
+    run = mpengine("run", f"{JOBS}:echo", "in.txt", cwd=tmp_path)
     assert run.code == 2
-    records = by_id((tmp_path / "out.jsonl").read_text())
-    assert values(records) == {"in.txt:1": "1", "in.txt:2": "2", "in.txt:3": "3"}
-    assert run.err.startswith("3 jobs in ")
-    assert run.err.splitlines()[-1].startswith("mpengine: INPUT in.txt:4: not UTF-8: byte 0xff at offset 6 ")
+    assert run.message.startswith("INPUT in.txt:1: the file is UTF-16, not UTF-8; convert it first")
 
 
 def test_an_empty_input_is_no_error(tmp_path: Path) -> None:
@@ -217,7 +222,7 @@ def test_a_full_disk_while_the_input_is_still_open(tmp_path: Path) -> None:
 
 def test_a_full_disk_ends_what_still_runs(tmp_path: Path) -> None:
     write_lines(tmp_path / "in.txt", ["9", "1"])  # of which the first never ends by itself
-    arguments = (f"{JOBS}:hang_after_two", "in.txt", "-o", "/dev/full", "--workers", "2")
+    arguments = (f"{JOBS}:hang_after_two", "in.txt", "-o", "/dev/full", "--workers", "2", "--unordered")
     run = mpengine("run", *arguments, cwd=tmp_path)
     assert run.code == 2
     assert run.message.startswith("OUT '/dev/full' cannot be written: ")
@@ -234,7 +239,7 @@ def test_an_out_that_may_not_be_written(tmp_path: Path) -> None:
     write_lines(tmp_path / "in.txt", ["a"])
     run = mpengine("run", f"{JOBS}:echo", "in.txt", "-o", "/proc/version", cwd=tmp_path)
     assert run.code == 2
-    assert run.message.startswith("OUT '/proc/version' cannot be written: ")
+    assert run.message.startswith("the journal '/proc/version.journal' cannot be written: ")
 
 
 def test_a_reader_that_has_enough(tmp_path: Path) -> None:
@@ -251,7 +256,7 @@ def test_a_reader_that_has_enough(tmp_path: Path) -> None:
 @pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
 def test_closed_standard_streams(closed: str, tmp_path: Path) -> None:
     write_lines(tmp_path / "in.txt", ["a", "bad"])
-    command = f'exec "$0" -m mpengine run "{JOBS}:make_noise" in.txt -o out.jsonl {closed}'
+    command = f'exec "$0" -m mpengine run "{JOBS}:make_noise" in.txt --to outcomes -o out.jsonl {closed}'
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         ["sh", "-c", command, sys.executable], cwd=tmp_path, env=environment, capture_output=True, timeout=30
@@ -329,7 +334,7 @@ def test_an_engine_that_breaks_half_way_keeps_what_had_ended(source: str, tmp_pa
     last = run.err.splitlines()[-1]
     assert last.startswith("mpengine: TARGET 'target.py:f' cannot be imported in a worker: ")
     assert ": RuntimeError: not any more; " in last
-    assert f"{len(records)} lines of results are kept in 'out.jsonl'; to go on, " in last
+    assert last.endswith(f"; {len(records)} jobs have ended; to go on, run it again with --resume")
 
 
 def test_the_progress_bar_is_for_terminals(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_version() -> None:
 def test_help_tells_the_exit_codes() -> None:
     result = invoke("run", "--help")
     assert result.exit_code == 0
-    for part in ("TARGET", "INPUT", "--paths", "--retries", "130", "143"):
+    for part in ("TARGET", "INPUT", "--as", "path", "--retries", "130", "143"):
         assert part in result.output
 
 
@@ -90,12 +90,42 @@ def test_no_command_shows_the_help() -> None:
         (["run", "target.py:upper", "lines.txt", "--timeout", "soon"], "'soon' is not a number of seconds"),
         (["run", "target.py:upper", "lines.txt", "--retries", "-1"], "--retries"),
         (["run", "target.py:upper", "lines.txt", "--limit", "0"], "--limit"),
+        (["run", "target.py:upper", "lines.txt", "--workers", "0%"], "'0%' is neither a number of workers nor"),
+        (
+            ["run", "target.py:upper", "lines.txt", "--halt", "soon"],
+            "'soon' is neither never, nor a number of failures",
+        ),
+        (
+            ["run", "target.py:upper", "lines.txt", "--halt", "101%"],
+            "'101%' is neither never, nor a number of failures",
+        ),
+        (["run", "target.py:upper", "lines.txt", "--memory-limit", "much"], "'much' is not a size such as '2GiB'"),
+        (["run", "target.py:upper", "lines.txt", "--min-free-memory", "x"], "'x' is not a size such as '2GiB'"),
+        (["run", "target.py:upper", "lines.txt", "--nice", "20"], "--nice"),
+        (["run", "target.py:upper", "lines.txt", "--chunk", "0"], "--chunk"),
+        (["run", "target.py:upper", "lines.txt", "--from", "xml"], "'xml'"),
+        (["run", "target.py:upper", "lines.txt", "--to", "xml"], "'xml'"),
+        (["run", "target.py:upper", "lines.txt", "--as", "frame"], "'frame'"),
+        (["status"], "Missing argument 'JOURNAL'"),
+        (["failures"], "Missing argument 'JOURNAL'"),
     ],
 )
 def test_a_wrong_option(arguments: list[str], part: str) -> None:
     line = refused(*arguments)
     assert part in line
     assert "--help`" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (["--as", "path", "--chunk", "2"], "there is nothing for --chunk or --from to do"),
+        (["--as", "path", "--from", "csv"], "there is nothing for --chunk or --from to do"),
+        (["--errors", "no/such"], "--errors 'no/such' cannot be written: No such file"),
+    ],
+)
+def test_options_that_make_no_sense(options: list[str], part: str) -> None:
+    assert part in run_refused("target.py:upper", "lines.txt", *options)
 
 
 @pytest.mark.parametrize(
@@ -164,9 +194,9 @@ def test_a_target_that_cannot_be_imported(target: str, source: str, part: str, f
         (["*.nothing"], ["'*.nothing' matches no file"]),
         (["**/*.nothing"], ["matches no file"]),
         (["folder"], ["'folder' is a directory", "'folder/**/*'"]),
-        (["--paths", "folder"], ["'folder' is a directory"]),
-        (["--paths", "missing.txt"], ["'missing.txt' does not exist"]),
-        (["--paths", "-"], ["'-' cannot be a path"]),
+        (["--as", "path", "folder"], ["'folder' is a directory"]),
+        (["--as", "path", "missing.txt"], ["'missing.txt' does not exist"]),
+        (["--as", "path", "-"], ["'-' cannot be a path"]),
         (["-", "-"], ["'-' is given twice"]),
         (["a\0b"], ["cannot be read"]),
         (["loop"], ["'loop' cannot be read", "symbolic links"]),

@@ -36,11 +36,11 @@ def test_an_old_file_is_begun_anew_at_the_start_only(out: tuple[int, Path], stop
     writer = Writer(fd, "out.jsonl", stop)
     assert path.read_bytes() == b"old\n"
     writer.start()
-    writer.write(b"1\n")
+    writer.write(b"1\n", records=1)
     assert path.read_bytes() == b"1\n"  # at once, not when it is closed
-    writer.write(b"2\n")
+    writer.write(b"2\n", records=1)
     assert path.read_bytes() == b"1\n2\n"
-    assert writer.lines == 2
+    assert writer.records == 2
 
 
 @pytest.mark.parametrize("flags", [0, os.O_APPEND], ids=["over", "append"])
@@ -54,7 +54,7 @@ def test_a_full_disk_leaves_whole_lines(
     if not flags:
         os.lseek(fd, 0, os.SEEK_END)  # as `>` leaves it when a program before us wrote to the same file
     writer = Writer(fd, "out.jsonl", stop)
-    writer.write(b"first\n")
+    writer.write(b"first\n", records=1)
     room = [taken]
     write = os.write
 
@@ -65,23 +65,23 @@ def test_a_full_disk_leaves_whole_lines(
 
     monkeypatch.setattr(os, "write", full)
     with pytest.raises(Problem) as raised:
-        writer.write(b"second\n")
+        writer.write(b"second\n", records=1)
     monkeypatch.undo()
     os.close(fd)
     assert path.read_bytes() == b"before\nfirst\n"
     assert raised.value.exit_code == 2
-    assert "OUT 'out.jsonl' cannot be written: No space left on device, after 1 line" in str(raised.value)
+    assert "OUT 'out.jsonl' cannot be written: No space left on device, after 1 results" in str(raised.value)
     assert "make room" in str(raised.value)
 
 
 def test_a_reader_that_is_gone_is_not_a_broken_disk(stop: Stop) -> None:
     theirs, ours = os.pipe()
     writer = Writer(ours, "stdout", stop)
-    writer.write(b"1\n")
+    writer.write(b"1\n", records=1)
     assert os.read(theirs, 10) == b"1\n"
     os.close(theirs)
     with pytest.raises(ReaderGone) as raised:
-        writer.write(b"2\n")
+        writer.write(b"2\n", records=1)
     os.close(ours)
     assert (raised.value.exit_code, str(raised.value)) == (141, "")
 
@@ -98,7 +98,7 @@ def test_a_long_line_to_a_slow_reader_is_whole(stop: Stop) -> None:
 
     thread = threading.Thread(target=reader)
     thread.start()
-    Writer(ours, "stdout", stop).write(line)
+    Writer(ours, "stdout", stop).write(line, records=1)
     os.close(ours)
     thread.join(10)
     os.close(theirs)
@@ -112,9 +112,9 @@ def test_a_wish_to_stop_ends_the_wait_for_a_reader(stop: Stop) -> None:
     with stop.gently(lambda: None):
         threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
         with pytest.raises(ReaderGone):
-            writer.write(b"x" * 100_000)
+            writer.write(b"x" * 100_000, records=1)
         os.read(theirs, 100_000)
-        writer.write(b"what has ended before\n")  # is still written to whoever reads
+        writer.write(b"what has ended before\n", records=1)  # is still written to whoever reads
         assert os.read(theirs, 100) == b"what has ended before\n"
     os.close(ours)
     os.close(theirs)
