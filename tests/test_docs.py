@@ -33,6 +33,24 @@ def test_the_full_pattern_says_that_every_worker_is_gone(tmp_path: Path) -> None
     assert re.sub(r"pid \d+", "pid N", said[1]) == re.sub(r"pid \d+", "pid N", last)
 
 
+def test_the_reference_of_the_command_line_is_what_its_help_says() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "reference.py", "--check"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_every_option_is_in_the_documentation() -> None:
+    from mpengine.cli.commands import commands
+
+    text = (ROOT / "docs" / "command-line.md").read_text()
+    for name, sub in commands.commands.items():
+        assert f"## mpengine {name}\n" in text
+        for param in sub.params:
+            for option in (*param.opts, *param.secondary_opts):
+                assert param.param_type_name != "option" or option in text, f"`{name} {option}` is not documented"
+
+
 def test_every_command_and_option_has_help() -> None:
     from mpengine.cli.commands import commands
 
