@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from mpengine.arrays.parcel import size_of
+from mpengine.arrays.parcel import Parcel
 from mpengine.wire import codec
 
 NUMBERS = codec.ATOMS - {str, bytes}  # those whose size need not be looked at
@@ -24,4 +24,11 @@ def is_plain_text(args: tuple[Any, ...]) -> bool:
 
 def text_bytes(values: Iterable[Any]) -> int:
     """Of the strings and bytes among them, and of what lies in the blocks of parcels."""
-    return sum(size_of(value) for value in values if isinstance(value, str | bytes))
+    size = 0
+    for value in values:  # of each job that is drawn: `isinstance` in a `sum` takes four times as long
+        kind = type(value)
+        if kind is bytes or kind is str:
+            size += len(value)
+        elif kind is Parcel:
+            size += value.size
+    return size

@@ -26,11 +26,6 @@ class Entry:
     failed: bool
     payload: object = None
 
-    @property
-    def size(self) -> int:
-        """About its bytes in memory."""
-        return len(self.blob) + (len(self.payload) if isinstance(self.payload, bytes) else 0) + 200
-
 
 class Order:
     """The entries of one run.
@@ -43,6 +38,7 @@ class Order:
 
     Attributes:
         late: Entries of jobs whose place in OUT an earlier run has passed: it had them as failed.
+        size: About the bytes of all that waits.
     """
 
     def __init__(
@@ -50,65 +46,81 @@ class Order:
     ) -> None:
         self.mark = mark
         self.late: dict[int, Entry] = {}
+        self.size = 0
         self._ordered = ordered
-        self._waiting: dict[int, Entry] = {}  # in the order they came
+        self._ready: list[Entry] = []  # in the order of OUT
+        self._early: dict[int, Entry] = {}  # those behind one that has not ended: there are none without order
         self._gone = set(gone)  # above the mark, and in OUT: where there is no order
-        self.size = 0  # of what waits, in bytes
         for entry in waiting:
             self.add(entry)
 
     def add(self, entry: Entry) -> None:
         """A job has ended."""
-        if entry.number < self.mark or entry.number in self._gone:
-            self.late[entry.number] = entry
+        number = entry.number
+        if number < self.mark or number in self._gone:
+            self.late[number] = entry
+            return
+        self.size += _size(entry)
+        if not self._ordered:
+            self._ready.append(entry)
+        elif number != self.mark + len(self._ready):
+            self._early[number] = entry
         else:
-            self._waiting[entry.number] = entry
-            self.size += entry.size
+            self._ready.append(entry)
+            if self._early:
+                self._follow()
+
+    def _follow(self) -> None:
+        number = self.mark + len(self._ready)
+        while (entry := self._early.pop(number, None)) is not None:
+            self._ready.append(entry)
+            number += 1
 
     def forget(self, numbers: Iterable[int]) -> None:
         """These jobs, which wait above the mark, are to be tried again."""
+        kept = self.waiting
         for number in numbers:
-            entry = self._waiting.pop(number, None)
-            if entry is not None:
-                self.size -= entry.size
+            kept.pop(number, None)
+        self._ready, self._early, self.size = [], {}, 0
+        for entry in kept.values():
+            self.add(entry)
 
     def knows(self, number: int) -> bool:
         """Whether a job has ended."""
-        return number < self.mark or number in self._waiting or number in self._gone
+        return number < self.mark or number in self._gone or number in self.waiting
 
     def next(self) -> list[Entry]:
         """All that may go to OUT now, in the order it should."""
-        if not self._ordered:
-            return list(self._waiting.values())
-        found = []
-        number = self.mark
-        while (entry := self._waiting.get(number)) is not None:
-            found.append(entry)
-            number += 1
-        return found
+        return self._ready
 
-    def took(self, entries: Iterable[Entry]) -> None:
-        """These are in OUT. In the order of `next`."""
-        for entry in entries:
-            del self._waiting[entry.number]
-            self.size -= entry.size
-            if entry.number == self.mark:
-                self.mark += 1
-            else:
-                self._gone.add(entry.number)
-        self._advance()
+    def took(self, count: int) -> None:
+        """So many of `next` are in OUT."""
+        taken = self._ready[:count]
+        del self._ready[:count]
+        self.size -= sum(map(_size, taken))
+        if self._ordered:
+            self.mark += count
+            return
+        self._gone.update(entry.number for entry in taken)
+        while self.mark in self._gone:
+            self._gone.remove(self.mark)
+            self.mark += 1
 
     @property
     def waiting(self) -> dict[int, Entry]:
-        """Above the mark and not in OUT, by number."""
-        return self._waiting
+        """Above the mark and not in OUT, by number. A new dict."""
+        return {entry.number: entry for entry in self._ready} | self._early
 
     @property
     def gone(self) -> set[int]:
         """The numbers above the mark that are in OUT."""
         return self._gone
 
-    def _advance(self) -> None:
-        while self.mark in self._gone:
-            self._gone.remove(self.mark)
-            self.mark += 1
+    def __len__(self) -> int:
+        """How many wait."""
+        return len(self._ready) + len(self._early)
+
+
+def _size(entry: Entry) -> int:
+    payload = entry.payload
+    return len(entry.blob) + 200 + (len(payload) if type(payload) is bytes else 0)

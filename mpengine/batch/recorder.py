@@ -145,13 +145,11 @@ class Recorder:
 
     def _write(self, *, final: bool) -> None:
         order = self._order
-        if not final and not self._sink.wants(len(order.waiting), order.size):
-            return
         entries = order.next()
-        if not entries:
+        if not entries or (not final and not self._sink.wants(len(entries), order.size)):
             return
         taken = self._sink.take(entries, final=final)
-        order.took(entries[: taken.count])
+        order.took(taken.count)
         for entry, reason in taken.refused:
             self._refuse(entry, reason)
         self._places += taken.places
@@ -202,7 +200,7 @@ class Recorder:
 
     def _state(self, out: dict[str, Any], **more: Any) -> dict[str, Any]:
         order = self._order
-        ended = order.mark + len(order.waiting) + len(order.gone)
+        ended = order.mark + len(order) + len(order.gone)
         return {"mark": order.mark, "ended": ended, "out": out, **self._told(), **more}
 
     # ---- the end -----------------------------------------------------------------------------------------------------

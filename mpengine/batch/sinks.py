@@ -120,6 +120,12 @@ class FileSink(Sink):
         taken = Taken()
         frame = _Frame()
         whole = self._compression is Compression.NONE
+        if whole and self._columns is None and not any(entry.failed for entry in entries):  # most of them, by far
+            frame.blobs = [entry.blob for entry in entries]
+            frame.size = sum(map(len, frame.blobs))
+            self._write(frame)
+            taken.count = len(entries)
+            return taken
         for at, entry in enumerate(entries, 1):
             blob, failed = entry.blob, entry.failed
             if self._columns is not None and blob:

@@ -64,7 +64,10 @@ class Reader:
     Args:
         encode: What is done to a job's result in the worker.
         skip: Numbers of jobs that are not made; they count.
-        may_go_on: Asked before each job: False: not yet.
+        may_go_on: Asked before each job, or every so many: False: not yet.
+        look_every: How many.
+
+    Attributes:
         numbers: Filled with the numbers of the jobs that are made, by id; whoever has their outcomes removes them.
     """
 
@@ -79,8 +82,9 @@ class Reader:
         limits: Limits,
         stdin: int | None = None,
         limit: int | None = None,
-        skip: Callable[[int], bool] = lambda number: False,
+        skip: Callable[[int], bool] | None = None,
         may_go_on: Callable[[], bool] = lambda: True,
+        look_every: int = 1,
     ) -> None:
         self._sources = sources
         self._function = function
@@ -92,6 +96,7 @@ class Reader:
         self._limit = limit
         self._skip = skip
         self._may_go_on = may_go_on
+        self._look_every = look_every
         self.numbers: dict[str, int] = {}
         self.header: list[str] = []  # of the CSV file that is read
         self.complete = False  # the input, or what was asked for of it, has been read to its end
@@ -100,47 +105,49 @@ class Reader:
     def jobs(self) -> Iterator[Job]:
         """Ends at the limit, at the end of the input, when a stop is requested, or with ``problem`` set."""
         number = 0
+        stop, skip, limit, numbers = self._stop, self._skip, self._limit, self.numbers
+        look_every, look_at = self._look_every, 0
         try:
             for source in self._sources:
                 make = None
                 for payload, place in self._payloads(source):
-                    if self._stop.requested:
+                    if stop.requested:
                         return
-                    if number == self._limit:
-                        break
-                    if not self._skip(number):
+                    if skip is None or not skip(number):
                         if make is None:  # now the header is known
                             make = self._maker(source)
-                        job = make(payload, place)
-                        self.numbers[job.id] = number
-                        while not self._may_go_on():
-                            if self._stop.wait_for_wish(0.05):
-                                return
+                        id_, job = make(payload, place)
+                        numbers[id_] = number
+                        if number >= look_at:
+                            look_at = number + look_every
+                            while not self._may_go_on():
+                                if stop.wait_for_wish(0.05):
+                                    return
                         yield job
                     number += 1
-                    if number == self._limit:
+                    if number == limit:
                         break
-                if number == self._limit:
+                if number == limit:
                     break
-            self.complete = not self._stop.requested
+            self.complete = not stop.requested
         except Problem as problem:
             self.problem = problem
 
     # ---- jobs --------------------------------------------------------------------------------------------------------
 
-    def _maker(self, source: Source) -> Callable[[Any, str], Job]:
-        """Makes jobs of a source's payloads."""
+    def _maker(self, source: Source) -> Callable[[Any, int | str], tuple[str, Job]]:
+        """Makes jobs of a source's payloads, with their ids."""
         packed = pickle.dumps(Work(self._function, self._decoder(source), self._encode), 5)
         label, timeout, retries = source.label, self._limits.timeout, self._limits.retries
         retry_on = _may_be_mended if retries else None
 
-        def make(payload: Any, place: str) -> Job:
+        def make(payload: Any, place: int | str) -> tuple[str, Job]:
             id_ = f"{label}:{place}" if place else label
             if type(payload) is Bad:
-                return Job(work.reject, (packed, payload.message), id=id_)
+                return id_, Job(work.reject, (packed, payload.message), id=id_)
             if timeout is None and not retries:
-                return Job(work.call, (packed, payload), id=id_)
-            return Job(work.call, (packed, payload), id=id_, timeout=timeout, retries=retries, retry_on=retry_on)
+                return id_, Job(work.call, (packed, payload), id=id_)
+            return id_, Job(work.call, (packed, payload), id=id_, timeout=timeout, retries=retries, retry_on=retry_on)
 
         return make
 
@@ -154,7 +161,7 @@ class Reader:
 
     # ---- payloads ----------------------------------------------------------------------------------------------------
 
-    def _payloads(self, source: Source) -> Iterator[tuple[Any, str]]:
+    def _payloads(self, source: Source) -> Iterator[tuple[Any, int | str]]:
         """Each with its place in the source, as it stands in ids."""
         if self._shape.kind == "path":
             yield source.path, ""
@@ -168,7 +175,7 @@ class Reader:
                 if self._shape.many:
                     yield from self._chunks(source, found)
                 else:
-                    yield from ((payload, str(place)) for payload, place in found)
+                    yield from found
         except (OSError, EOFError, zlib.error, gzip.BadGzipFile) as error:
             if self._stop.requested:  # the end of the bytes was our own
                 return
@@ -205,7 +212,7 @@ class Reader:
             break
         yield from found
 
-    def _chunks(self, source: Source, found: Payloads) -> Iterator[tuple[Any, str]]:
+    def _chunks(self, source: Source, found: Payloads) -> Iterator[tuple[Any, int | str]]:
         """Payloads of so many good records each. One that is not good is a job of its own."""
         decode = reading.decoder_of(source.format, self.header)
         size = self._shape.size
@@ -226,14 +233,14 @@ class Reader:
         if gathered:
             yield pickle.dumps(gathered, 5), f"{first}-{last}"
 
-    def _of_parquet(self, source: Source) -> Iterator[tuple[Any, str]]:
+    def _of_parquet(self, source: Source) -> Iterator[tuple[Any, int | str]]:
         if self._shape.kind == "table":
             for payload, first in reading.parquet_tables(source.absolute, self._shape.size):
                 yield payload, str(first)
         elif self._shape.many:
             yield from self._chunks(source, reading.parquet_rows(source.absolute))
         else:
-            yield from ((payload, str(row)) for payload, row in reading.parquet_rows(source.absolute))
+            yield from reading.parquet_rows(source.absolute)
 
     @contextmanager
     def _opened(self, source: Source) -> Iterator[int]:

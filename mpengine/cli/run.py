@@ -175,7 +175,7 @@ class _Out:
         self.order = order
         self.make_sink = make_sink  # which touches OUT
         self.retried: set[int] = set()  # jobs that are tried again, whose place in OUT is passed
-        self.done_before = order.mark + len(order.waiting) + len(order.gone)
+        self.done_before = order.mark + len(order) + len(order.gone)
         self.wall_s = 0.0  # of earlier runs
 
     @classmethod
@@ -298,8 +298,11 @@ class _Run:
             limits=Limits(request.timeout, request.retries),
             stdin=stdin,
             limit=request.limit,
-            skip=lambda number: (number < mark and number not in out.retried) or number in done,
+            skip=(lambda number: (number < mark and number not in out.retried) or number in done)
+            if mark or done
+            else None,
             may_go_on=self._may_go_on,
+            look_every=64 if request.min_free_memory is None else 1,
         )
 
     def execute(self) -> int:
@@ -382,14 +385,14 @@ class _Run:
         recorder, numbers, summary, halt = self._recorder, self._reader.numbers, self._summary, self._request.halt
         assert recorder is not None
         outcomes = self._format is Format.OUTCOMES
+        keeps = self._format in (Format.CSV, Format.PARQUET)  # which may refuse a result
         try:
             for outcome in engine.run(self._reader.jobs()):
                 id_ = outcome.job.id
                 number = numbers.pop(id_)
-                payload = outcome.job.args[1]
                 if outcome.error is None:
                     blob = outcome_lines.line(outcome, None) if outcomes else outcome.value
-                    recorder.add(Entry(number, id_, blob, False, payload), None)
+                    recorder.add(Entry(number, id_, blob, False, outcome.job.args[1] if keeps else None), None)
                     summary.add(id_, "succeeded", duration=outcome.duration, attempts=outcome.attempts, failure=None)
                     continue
                 if outcome.status == "cancelled" and self._ends_early():

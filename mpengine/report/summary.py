@@ -28,14 +28,15 @@ class Summary:
         self.counts[status] += 1
         self.finished += 1
         self.busy_s += duration
-        self.retried += attempts > 1
+        if attempts > 1:
+            self.retried += 1
         if failure is not None and len(self.failures) < FAILURES_KEPT:
             self.failures.append((id_, failure))
-        entry = (duration, -self.finished, id_)  # of equals, the earlier is kept
-        if len(self._slowest) < SLOWEST_KEPT:
-            heapq.heappush(self._slowest, entry)
-        elif entry > self._slowest[0]:
-            heapq.heapreplace(self._slowest, entry)
+        slowest = self._slowest  # of equals, the earlier is kept
+        if len(slowest) < SLOWEST_KEPT:
+            heapq.heappush(slowest, (duration, -self.finished, id_))
+        elif duration > slowest[0][0]:
+            heapq.heapreplace(slowest, (duration, -self.finished, id_))
 
     def refuse(self, id_: str, failure: Failure) -> None:
         """A job that was added as succeeded has not, after all: its result could not be used."""
