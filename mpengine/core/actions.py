@@ -30,13 +30,17 @@ class EndCalls(NamedTuple):
 
 
 class Retried(NamedTuple):
-    """Nothing to do but tell observers: this attempt ended badly and another will follow after `delay` seconds."""
+    """Nothing to do but tell observers: this attempt ended badly and another will follow after `delay` seconds.
+
+    `duration`: seconds it ran.
+    """
 
     record: Record
     attempt: int
     started_at: float | None
     error: BaseException
     delay: float
+    duration: float
 
 
 class Retract(NamedTuple):

@@ -192,8 +192,9 @@ class Books:
         record.batch = None
         record.started_at = None
         delay = backoff_delay(record.job.backoff, record.attempt, self._jitter)
+        duration = _ran_for(report, started_at, now)
         self.retried += 1
-        self._out.append(do.Retried(record, record.attempt, started_at, error, delay))
+        self._out.append(do.Retried(record, record.attempt, started_at, error, delay, duration))
         if delay > 0:
             self.delayed.add(record)
             self.set_timer(now + delay, record)
@@ -207,7 +208,7 @@ class Books:
         started_at = record.started_at
         duration, peak = 0.0, 0
         if report is not None:
-            duration = report.duration or (max(0.0, now - started_at) if started_at is not None else 0.0)
+            duration = _ran_for(report, started_at, now)
             peak = report.peak_memory
         outcome = Outcome(
             record.job,
@@ -302,3 +303,8 @@ class Books:
         """None of these calls will run, and nobody waits for them."""
         span.cancelled = True
         self.end_calls(span, span.first, len(span), Status.CANCELLED)
+
+
+def _ran_for(report: Report, started_at: float | None, now: float) -> float:
+    """Seconds: as the worker measured them, or else as far as is known here."""
+    return report.duration or (max(0.0, now - started_at) if started_at is not None else 0.0)

@@ -63,6 +63,7 @@ class WorkerHandle:
     crash_fd: int
     started_at: float
     state: WorkerState = WorkerState.STARTING
+    ready_at: float | None = None
     leaving: bool = False  # it has said that it goes: recycled
     gone_by: float | None = None  # when it should be, what it has to wait for aside
     killed_for: str = ""  # why we killed it
