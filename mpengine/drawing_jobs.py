@@ -27,7 +27,8 @@ class JobSource(Source):
 
     Args:
         admit: Makes a job a record.
-        in_spans: The engine has no limits or observers that make each job a case of its own.
+        in_spans: The engine has no limits that make each job a case of its own. Nor may it have observers, who come
+            and go.
     """
 
     most_ahead = 1 << 16  # each is an object, and has another for its outcome
@@ -46,6 +47,7 @@ class JobSource(Source):
         self._admit = admit
         self._in_spans = in_spans
         self._functions = dispatcher.functions
+        self._observers = dispatcher.observers
         self._prepared: list[KnownFunction | None] = []  # of all that is gathered: its function, if it may go in a span
         self._has_text = False  # among the arguments of jobs for spans, ever
 
@@ -54,7 +56,8 @@ class JobSource(Source):
 
     def _take(self, items: Iterator[Any]) -> int:
         """As in `Source`; what may go in a span needs no more than a look."""
-        functions, in_spans, take_id = self._functions.get, self._in_spans, self._dispatcher.ids.take_call
+        functions, take_id = self._functions.get, self._dispatcher.ids.take_call
+        in_spans = self._in_spans and not self._observers.looking
         gather, note = self._gathered.append, self._prepared.append
         function, fn = None, object()
         count = 0
@@ -95,7 +98,7 @@ class JobSource(Source):
         functions = self._prepared[: len(prepared)]
         del self._prepared[: len(prepared)]
         runs = [(function, len(list(run))) for function, run in itertools.groupby(functions)]
-        in_spans = len(prepared) >= _SHORT_RUN * len(runs) or len(runs) == 1
+        in_spans = not self._observers.looking and (len(prepared) >= _SHORT_RUN * len(runs) or len(runs) == 1)
         entries: list[Entry] = []
         size = 0
         position = self._drawn

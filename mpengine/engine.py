@@ -23,7 +23,7 @@ from mpengine.drawing import CallSource, never_blocks
 from mpengine.drawing_jobs import JobSource
 from mpengine.errors import EngineBroken, EngineClosed
 from mpengine.futures import JobFuture
-from mpengine.observing import Observer
+from mpengine.observing import Observation, Observer
 from mpengine.options import DEFAULT_STOP_GRACE_S, Options
 from mpengine.runtime.clock import monotonic
 from mpengine.runtime.dispatcher import Dispatcher
@@ -72,7 +72,7 @@ class Engine(concurrent.futures.Executor):
         threads_per_worker: Threads of BLAS and OpenMP in each worker, unless the environment says otherwise; None:
             theirs to choose.
         stop_grace: Seconds a job has, once interrupted, before its worker is killed.
-        observers: Callables that are told what happens, see `mpengine.observing`.
+        observers: Callables that are told what happens from the start, see `mpengine.observing` and `observe`.
         name: For threads, processes and messages.
 
     Raises:
@@ -106,8 +106,11 @@ class Engine(concurrent.futures.Executor):
         self._dispatcher = Dispatcher(self._options)
         self._lane = self._dispatcher.lane
         options = self._options
-        # Nothing makes each call a case of its own, with limits, events, or a place to wait for.
-        self._plain = options.timeout is None and not options.retries and not options.observers
+        # Nothing makes each call a case of its own: no limits; nor, as long as nobody looks, events; nor, for
+        # `submit`, a place to wait for.
+        self._plain = options.timeout is None and not options.retries
+        self._observers = self._dispatcher.observers
+        self._has_lane = self._plain and options.max_pending is None
         _open.add(self._dispatcher)
         weakref.finalize(self, _dropped, self._dispatcher).atexit = False
 
@@ -123,7 +126,7 @@ class Engine(concurrent.futures.Executor):
             EngineClosed: After shutdown.
             EngineBroken: Workers cannot be kept alive.
         """
-        if self._plain and self._options.max_pending is None and not kwargs:
+        if self._has_lane and not kwargs and not self._observers.looking:
             future = self._lane.submit(fn, args)
             if future is not None:
                 return future
@@ -228,7 +231,7 @@ class Engine(concurrent.futures.Executor):
         sure = all(map(never_blocks, iterables))
         if type(self).submit is not Engine.submit or "submit" in self.__dict__:
             return map_by_submit(self.submit, fn, items, deadline, buffersize or 4 * self._max_workers)
-        if not self._plain:
+        if not self._plain or self._observers.looking:
             # Each call is a job with limits of its own, and with events for those who look.
             jobs = (Job(fn, args) for args in items)
             stream = self._run_stream(jobs, sure=sure, ordered=ordered, deadline=deadline, buffersize=buffersize)
@@ -285,6 +288,34 @@ class Engine(concurrent.futures.Executor):
         """One row per worker: pid, state, job, age, memory."""
         self._check_process()
         return worker_rows(self._dispatcher)
+
+    def observe(self, observer: Observer) -> Observation:
+        """Tell a callable what happens from now on, one event at a time; see `mpengine.observing` for the events.
+
+        The observer is called by the engine's dispatcher thread, which moves all jobs: it must be quick and must not
+        wait for the engine. If it raises, that is logged, and it is dropped. `Report`, `Trace` and `Metrics` are
+        observers. While anybody looks, each job is a case of its own, which takes some 50 µs of this process for each;
+        when nobody does, this costs nothing.
+
+        First it is told how things stand: the engine's state, the workers that are there, and the jobs that wait or
+        run. What was accepted earlier can be untold where the engine does not keep it job by job: plain calls of
+        `submit` and `run`, and those of a `map` that was begun before, also the ones it has not drawn yet. What is
+        accepted later is told in full.
+
+        Waits until the dispatcher thread has taken the observer in. From any thread; from a callback it does not wait,
+        and the observer is called when that callback has returned.
+
+        Returns:
+            What ends it: ``observation.end()``, or leaving ``with engine.observe(observer):``. It need not be kept.
+
+        Raises:
+            TypeError: `observer` is not callable.
+            EngineClosed: There is nothing left to observe.
+        """
+        self._check_process()
+        if not callable(observer):
+            raise TypeError(f"observe: an observer must be callable, got {type(observer).__name__}")
+        return self._dispatcher.observe(observer)
 
     # ---- the end -----------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,12 @@
 """The public stream of events, for progress bars, traces, metrics and logs.
 
-An observer is any callable. It is called with one event at a time by the engine's dispatcher thread, so it must be
-quick; one that raises is logged and dropped. Times are monotonic seconds.
+An observer is any callable, given to an engine when it is made, or to `Engine.observe` later. It is called with one
+event at a time by the engine's dispatcher thread, so it must be quick; one that raises is logged and dropped. Times are
+monotonic seconds.
+
+Of each job it is told of, an observer hears the whole story: accepted, then for each attempt started (unless it ended
+before it could start) and, if another follows, retried; and in the end finished, once. Of each worker: started, ready
+(unless its start failed), ended. The last event of all is the engine's state "closed".
 """
 
 from __future__ import annotations
@@ -27,7 +32,8 @@ class JobAccepted:
 
 @dataclass(frozen=True, slots=True)
 class JobStarted:
-    """An attempt has started; told when the engine learns of it, at the latest before its end. `at` is the start."""
+    """An attempt has started. Told when the engine learns of it, within about 1 s and before its end; `at` is the
+    start."""
 
     job: Job
     attempt: int
@@ -37,13 +43,20 @@ class JobStarted:
 
 @dataclass(frozen=True, slots=True)
 class JobRetried:
-    """An attempt ended badly and another follows after `delay` seconds."""
+    """An attempt ended badly and another follows after `delay` seconds.
+
+    Attributes:
+        worker_pid: The process that ran the attempt; None if it never started.
+        duration: Seconds the attempt ran, as its worker measured them where it could.
+    """
 
     job: Job
     attempt: int
     error: BaseException
     delay: float
     at: float
+    worker_pid: int | None = None
+    duration: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,24 +106,104 @@ PublicEvent = (
 Observer = Callable[[PublicEvent], None]
 
 
+class Observation:
+    """That an observer looks at an engine. Ends with `end`, with the block of a `with`, or with the engine.
+
+    It goes on when this object is dropped.
+    """
+
+    __slots__ = ("_end", "observer")
+
+    def __init__(self, observer: Observer, end: Callable[[Observation], None]) -> None:
+        self.observer = observer
+        self._end = end
+
+    def end(self) -> None:
+        """Look no longer: once this has returned, the observer is not called again. Does nothing the second time.
+
+        From any thread, also inside the observer. It waits for the call in which the observer is, if that is another
+        thread's: so do not hold a lock that the observer takes.
+        """
+        self._end(self)
+
+    def __enter__(self) -> Observation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def __repr__(self) -> str:
+        return f"<Observation by {self.observer!r}>"
+
+
 class Observers:
-    """Calls observers; false when there are none, so that nobody makes events nobody looks at."""
+    """Calls observers; false when there are none, so that nobody makes events nobody looks at.
+
+    Only the dispatcher thread uses it, but for `looking`, which any thread reads.
+
+    Attributes:
+        looking: Whether there are any. Plain, for those who ask with each job.
+    """
 
     def __init__(self, observers: Iterable[Observer]) -> None:
-        self._observers = list(observers)
+        self._observations = [Observation(observer, self.remove) for observer in observers]
+        self.looking = bool(self._observations)
         self._started: dict[Record, int] = {}  # the attempt last told
+        self._state: EngineState | None = None  # last told, be it to nobody
 
     def __bool__(self) -> bool:
-        return bool(self._observers)
+        return self.looking
+
+    def add(
+        self, observation: Observation, workers: Iterable[tuple[int, float, float | None]], records: Iterable[Record]
+    ) -> None:
+        """One more, who is first told how things stand.
+
+        Args:
+            workers: Of those alive: pid, start, when it was ready (None: it is not).
+            records: Of the jobs that are open.
+        """
+        self._observations.append(observation)
+        self.looking = True
+        past: list[PublicEvent] = [] if self._state is None else [self._state]
+        for pid, started_at, ready_at in workers:
+            past.append(WorkerStarted(pid, started_at))
+            if ready_at is not None:
+                past.append(WorkerReady(pid, ready_at))
+        for record in records:
+            past.append(JobAccepted(record.job, record.accepted_at))
+            told = self._started.get(record)
+            if told is not None and record.started_at is not None and told == record.attempt + 1:
+                past.append(JobStarted(record.job, told, record.worker_pid, record.started_at))
+        for event in past:
+            self._call(observation, event)
+
+    def remove(self, observation: Observation) -> None:
+        """One less, if it is still there."""
+        if observation in self._observations:
+            self._observations.remove(observation)
+            self.looking = bool(self._observations)
+            if not self.looking:
+                self._started.clear()  # nobody tells the ends of these
 
     def emit(self, event: PublicEvent) -> None:
         """Tell everyone."""
-        for observer in list(self._observers):
-            try:
-                observer(event)
-            except Exception:
-                logger.exception("observer %r raised and is dropped", observer)
-                self._observers.remove(observer)
+        for observation in list(self._observations):
+            self._call(observation, event)
+
+    def _call(self, observation: Observation, event: PublicEvent) -> None:
+        if observation not in self._observations:
+            return  # an observer that was called before it has ended it
+        try:
+            observation.observer(event)
+        except Exception:
+            logger.exception("observer %r raised and is dropped", observation.observer)
+            self.remove(observation)
+
+    def state(self, state: str, at: float) -> None:
+        """The engine's state is this from now on."""
+        self._state = EngineState(state, at)
+        self.emit(self._state)
 
     def started(self, record: Record, attempt: int, at: float | None) -> None:
         """An attempt is known to have started; told once."""
@@ -120,8 +213,10 @@ class Observers:
 
     def retried(self, action: Retried, now: float) -> None:
         """An attempt ended and another follows."""
-        self.started(action.record, action.attempt, action.started_at)
-        self.emit(JobRetried(action.record.job, action.attempt, action.error, action.delay, now))
+        record = action.record
+        self.started(record, action.attempt, action.started_at)
+        pid = None if action.started_at is None else record.worker_pid
+        self.emit(JobRetried(record.job, action.attempt, action.error, action.delay, now, pid, action.duration))
 
     def finished(self, record: Record, outcome: Outcome, now: float) -> None:
         """A job has its outcome."""

@@ -32,7 +32,7 @@ from mpengine.core.records import Call, Record
 from mpengine.errors import EngineBroken, EngineClosed, EngineError, InternalError, WorkerStartError
 from mpengine.functions import Functions
 from mpengine.futures import JobFuture
-from mpengine.observing import EngineState, JobAccepted, Observers
+from mpengine.observing import JobAccepted, Observation, Observer, Observers
 from mpengine.options import Options
 from mpengine.runtime import descriptors, stopping
 from mpengine.runtime.admission import Admission
@@ -74,6 +74,7 @@ class Dispatcher:
         arena: For any thread: what goes to the workers in shared memory.
         functions: Those that cross once.
         lane: For any thread: how plain calls get in.
+        observers: Any thread may ask whether there are any.
         closed: Set when every worker is gone and this thread ends.
         report: Of the shutdown, when that is over.
     """
@@ -173,18 +174,46 @@ class Dispatcher:
 
     def catch_up(self) -> None:
         """Wait until the books know what their owners know: a value that was taken directly is a job that has ended."""
+        self._do(self.workforce.observe)
+
+    def _do(self, what: Callable[[], None]) -> None:
+        """Have the dispatcher thread do this, and wait until it has. When that has ended, it may be left undone."""
         if self.is_own_thread():
-            self.workforce.observe()
+            what()
             return
         done = threading.Event()
 
-        def look() -> None:
-            self.workforce.observe()
+        def do_it() -> None:
+            what()
             done.set()
 
-        self.post(look)
+        self.post(do_it)
         if not self.closed.is_set():
             done.wait()
+
+    def observe(self, observer: Observer) -> Observation:
+        """See `Engine.observe`."""
+        observation = Observation(observer, self._end_observation)
+        if self.is_own_thread():
+            # In a callback, perhaps one that is told of a job which the books hold no more, or not yet: it begins when
+            # that is over. What the callback submits from here on is told.
+            self.observers.looking = True
+            self.post(lambda: self._begin_observation(observation))
+            return observation
+        self._do(lambda: self._begin_observation(observation))
+        if self.closed.is_set():
+            raise EngineClosed(f"{self.name} is closed: there is nothing left to observe")
+        return observation
+
+    def _begin_observation(self, observation: Observation) -> None:
+        if self.closed.is_set():
+            return
+        workers = [(handle.pid, handle.started_at, handle.ready_at) for handle in self.supervisor.alive()]
+        self.observers.add(observation, workers, list(self.books.records()))
+
+    def _end_observation(self, observation: Observation) -> None:
+        if self.pid == os.getpid():
+            self._do(lambda: self.observers.remove(observation))
 
     def request_cancel(self, record: Record, running: bool) -> None:
         """For a future."""
@@ -219,7 +248,7 @@ class Dispatcher:
 
     def _run(self) -> None:
         try:
-            self.observers.emit(EngineState("open", monotonic()))
+            self.observers.state("open", self.started_at)
             while self.report is None:
                 self._turn()
         except BaseException as error:  # our bug: see rule 5
@@ -497,16 +526,14 @@ class Dispatcher:
         self._tell(ev.Broke(broken))
         for handle in self.supervisor.alive():
             self.supervisor.kill(handle, "the engine is broken")
-        if self.observers:
-            self.observers.emit(EngineState("broken", monotonic()))
+        self.observers.state("broken", monotonic())
 
     def _shutdown_requested(self, request: ShutdownRequest) -> None:
         self.supervisor.let_begin()
         if self._stopping is None:
             self._stopping = Stopping(self.books, self._outbox, self.supervisor, self.workforce, self._tell)
             self.workforce.mourner = self._stopping
-            if self.observers:
-                self.observers.emit(EngineState("closing", monotonic()))
+            self.observers.state("closing", monotonic())
         self._stopping.asked(request)
 
     def _finish(self) -> None:
@@ -539,8 +566,7 @@ class Dispatcher:
                 epoll.close()
                 descriptors.forget(fd)
         self._inbox.close()
-        if self.observers:
-            self.observers.emit(EngineState("closed", monotonic()))
+        self.observers.state("closed", monotonic())
         self.closed.set()
         for item in self._inbox.take():  # whoever asks later than this sees that it is closed
             if callable(item):

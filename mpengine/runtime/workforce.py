@@ -112,7 +112,7 @@ class Workforce:
             self._epoll.register(fd, select.EPOLLIN)
         self._deaths.register(handle.pidfd, select.EPOLLIN)
         if self._observers:
-            self._observers.emit(WorkerStarted(handle.pid, monotonic()))
+            self._observers.emit(WorkerStarted(handle.pid, handle.started_at))
         if self.broken:
             self._supervisor.kill(handle, "the engine is broken")
         self._reschedule()
@@ -206,11 +206,12 @@ class Workforce:
 
     def _ready(self, handle: WorkerHandle) -> None:
         handle.state = WorkerState.READY
+        handle.ready_at = monotonic()
         if self._memory_limit is not None:
             handle.inherited = weighing.portions(handle.pid).shared
         self._reschedule()
         if self._observers:
-            self._observers.emit(WorkerReady(handle.pid, monotonic()))
+            self._observers.emit(WorkerReady(handle.pid, handle.ready_at))
         if not self.broken:
             self._tell(ev.WorkerReady(handle.id, handle.pid))
         self.replenish()
