@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from mpengine.interrupt import JobInterrupt as JobInterrupt
     from mpengine.options import cpu_count as cpu_count
     from mpengine.options import parse_size as parse_size
+    from mpengine.report.trace import Trace as Trace
     from mpengine.runtime.stopping import ShutdownReport as ShutdownReport
     from mpengine.runtime.stopping import WorkerEnd as WorkerEnd
     from mpengine.snapshot import EngineStats as EngineStats
@@ -71,6 +72,7 @@ _HOMES = {
     "Shared": "arrays.shared",
     "ShutdownReport": "runtime.stopping",
     "Status": "core.job",
+    "Trace": "report.trace",
     "WorkerEnd": "runtime.stopping",
     "WorkerRow": "snapshot",
     "WorkerStartError": "errors",
