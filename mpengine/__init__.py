@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from mpengine.interrupt import JobInterrupt as JobInterrupt
     from mpengine.options import cpu_count as cpu_count
     from mpengine.options import parse_size as parse_size
+    from mpengine.report.observer import Report as Report
     from mpengine.report.trace import Trace as Trace
     from mpengine.runtime.stopping import ShutdownReport as ShutdownReport
     from mpengine.runtime.stopping import WorkerEnd as WorkerEnd
@@ -69,6 +70,7 @@ _HOMES = {
     "Outcome": "core.job",
     "RemoteError": "errors",
     "RemoteTraceback": "errors",
+    "Report": "report.observer",
     "Shared": "arrays.shared",
     "ShutdownReport": "runtime.stopping",
     "Status": "core.job",
