@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from mpengine.interrupt import JobInterrupt as JobInterrupt
     from mpengine.options import cpu_count as cpu_count
     from mpengine.options import parse_size as parse_size
+    from mpengine.report.metrics import Metrics as Metrics
     from mpengine.report.observer import Report as Report
     from mpengine.report.trace import Trace as Trace
     from mpengine.runtime.stopping import ShutdownReport as ShutdownReport
@@ -67,6 +68,7 @@ _HOMES = {
     "JobLost": "errors",
     "MemoryLimitExceeded": "errors",
     "MemoryStats": "snapshot",
+    "Metrics": "report.metrics",
     "Outcome": "core.job",
     "RemoteError": "errors",
     "RemoteTraceback": "errors",

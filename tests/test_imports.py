@@ -190,7 +190,10 @@ def test_every_public_name_is_there_and_known_to_type_checkers() -> None:
 
 def test_using_the_package_loads_no_heavy_one() -> None:
     """Also not on the first use of a public name: a worker pays for it at every start."""
-    heavy = ["numpy", "click", "rich", "asyncio", "joblib", "dask", "ray", "IPython", "pytest"]
+    heavy = [
+        "numpy", "click", "rich", "asyncio", "joblib", "dask", "ray", "IPython", "pytest", "prometheus_client",
+        "http.server",
+    ]  # fmt: skip
     code = "import sys, json; from mpengine import *; print(json.dumps(sorted(sys.modules)))"
     done = run_python("-c", code)
     assert done.returncode == 0, done.stderr
