@@ -196,7 +196,7 @@ def _failures(record: RunRecord) -> str:
     if not record.causes:
         return _note("None." if record.finished else "No job has finished yet.")
     out = []
-    for cause in sorted(record.causes.values(), key=lambda cause: (-cause.jobs, -cause.retried)):
+    for number, cause in enumerate(sorted(record.causes.values(), key=lambda cause: (-cause.jobs, -cause.retried))):
         where = f" at <code>{text(cause.where, 300)}</code>" if cause.where else ""
         ids = ", ".join(f"<code>{text(id_)}</code>" for id_ in cause.ids)
         more = " and others" if cause.jobs + cause.retried > len(cause.ids) else ""
@@ -206,7 +206,8 @@ def _failures(record: RunRecord) -> str:
             retried = retried.replace(" was ", " were each ")
         trace = f"<pre>{escape(_printable(cause.traceback))}</pre>" if cause.traceback else ""
         out.append(
-            f'<details class="cause"><summary><span class="count">{cause.jobs + cause.retried:,} ×</span>'
+            f'<details class="cause"{"" if number else " open"}>'  # the most frequent one is there to be read
+            f'<summary><span class="count">{cause.jobs + cause.retried:,} ×</span>'
             f"<b>{text(cause.type)}</b>{where} "
             f'<span class="soft">{text(cause.message, 300)}</span></summary><div>'
             f"<p>{ended}{retried}For example {ids}{more}.</p>"
