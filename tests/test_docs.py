@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -10,7 +11,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def blocks_of(name: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
+
+
+BLOCKS = blocks_of("README.md")
+OBSERVING = blocks_of("docs/observing.md")
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
@@ -20,6 +28,16 @@ def test_a_block_of_the_readme_runs_as_a_script(block: str, tmp_path: Path) -> N
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=50, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.strip()
+
+
+@pytest.mark.parametrize("block", OBSERVING, ids=range(len(OBSERVING)))
+def test_a_block_about_observing_runs_as_a_script(block: str, tmp_path: Path) -> None:
+    if "Metrics" in block:
+        pytest.importorskip("prometheus_client", reason="prometheus_client is not installed: the extra `metrics`")
+    test_a_block_of_the_readme_runs_as_a_script(block, tmp_path)
+    if "Report(" in block:
+        assert "<title>Thumbnails</title>" in (tmp_path / "report.html").read_text()
+        assert json.loads((tmp_path / "run.trace.json").read_text())
 
 
 def test_the_full_pattern_says_that_every_worker_is_gone(tmp_path: Path) -> None:
