@@ -47,8 +47,8 @@ class Work:
         return self.encode(self.function(self.decode(payload)))
 
 
-def call(packed: bytes, payload: Any) -> bytes:
-    """The function of all jobs of a run.
+def record(packed: bytes, payload: Any) -> bytes:
+    """The function of all jobs of a run, by whose name messages speak of them.
 
     It is found by its name, and all it is given are plain values, so that jobs travel many at once, see
     `mpengine.functions`; `packed` is the very same object for all jobs of an input, which crosses once with each lot.

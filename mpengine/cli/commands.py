@@ -153,6 +153,11 @@ def commands(context: click.Context) -> None:
 @click.option("--resume", is_flag=True, help="Go on with what an earlier run has left, from the journal beside OUT.")
 @click.option("--resume-failed", is_flag=True, help="The same, and try again what did not succeed.")
 @click.option("--errors", metavar="FILE", help="A line of JSON for each job that did not succeed.")
+@click.option("--report", metavar="FILE", help="A page of HTML: where the time went, and why jobs failed.")
+@click.option("--trace", metavar="FILE", help="All that happened, as JSON that Perfetto and Chrome's tracing open.")
+@click.option(
+    "--metrics-port", metavar="N", type=click.IntRange(1, 65535), help="Metrics for Prometheus, on 127.0.0.1 only."
+)
 @click.option(
     "--workers", metavar="N|N%", type=_workers, help="Worker processes, or a part of the CPUs; default: 100%."
 )

@@ -146,8 +146,8 @@ class Reader:
             if type(payload) is Bad:
                 return id_, Job(work.reject, (packed, payload.message), id=id_)
             if timeout is None and not retries:
-                return id_, Job(work.call, (packed, payload), id=id_)
-            return id_, Job(work.call, (packed, payload), id=id_, timeout=timeout, retries=retries, retry_on=retry_on)
+                return id_, Job(work.record, (packed, payload), id=id_)
+            return id_, Job(work.record, (packed, payload), id=id_, timeout=timeout, retries=retries, retry_on=retry_on)
 
         return make
 

@@ -23,7 +23,17 @@ from typing import Any
 
 import psutil
 
-from mpengine import Engine, EngineBroken, EngineClosed, EngineError, Outcome, cpu_count
+from mpengine import (
+    Engine,
+    EngineBroken,
+    EngineClosed,
+    EngineError,
+    Metrics,
+    Outcome,
+    Report,
+    Trace,
+    cpu_count,
+)
 from mpengine.batch import outcome_lines
 from mpengine.batch.formats import Compression, Format, told_by
 from mpengine.batch.journal import ENDING, FailureRow, Journal
@@ -91,6 +101,9 @@ class Request:
     resume: bool = False
     resume_failed: bool = False
     errors: str | None = None
+    report: str | None = None
+    trace: str | None = None
+    metrics_port: int | None = None
     workers: int | None = None
     timeout: float | None = None
     retries: int = 0
@@ -286,6 +299,7 @@ class _Run:
         self._had_room = True
         self._engine: Engine | None = None
         self._recorder: Recorder | None = None
+        self._observers = _observers(request)
         self._errors = None if request.errors is None else stack.enter_context(_open_errors(request.errors))
         done = frozenset(n for n in (*out.order.waiting, *out.order.gone) if n not in out.retried)
         mark = out.order.mark
@@ -352,6 +366,7 @@ class _Run:
                 initargs=(self._request.nice, *self._target.description),
                 memory_limit=self._request.memory_limit,
                 stop_grace=_STOP_GRACE_S,
+                observers=self._observers,
                 name="the engine",
             )
         except EngineBroken:
@@ -523,6 +538,23 @@ class _Run:
         if not count:
             return f"{ended}; to go on, run it again"
         return f"{ended}, and the results are written; to go on, run it again with the inputs not among them"
+
+
+def _observers(request: Request) -> list[Callable[[Any], None]]:
+    """What looks at the engine. Each closes with it."""
+    made: list[tuple[str, Any, Callable[[], Callable[[Any], None]]]] = [
+        ("--report", request.report, lambda: Report(request.report or "", title=f"mpengine run {request.target}")),
+        ("--trace", request.trace, lambda: Trace(request.trace or "")),
+        ("--metrics-port", request.metrics_port, lambda: Metrics(request.metrics_port or 0)),
+    ]
+    found = []
+    for option, value, make in made:
+        if value is not None:
+            try:
+                found.append(make())
+            except (OSError, ValueError, ModuleNotFoundError) as error:  # ValueError: a null byte in a name
+                raise Problem(f"{option} {value!r} is not to be had: {error}; give another, or leave it out") from None
+    return found
 
 
 def _row(number: int, outcome: Outcome, failure: Failure) -> FailureRow:

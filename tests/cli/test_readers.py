@@ -242,7 +242,7 @@ def test_what_all_jobs_are_given() -> None:
     Path("f.txt").write_text("a\n")
     with reading("f.txt", limits=Limits(1.5, 3)) as reader:
         (job,) = reader.jobs()
-    assert (job.fn, job.timeout, job.retries) == (work.call, 1.5, 3)
+    assert (job.fn, job.timeout, job.retries) == (work.record, 1.5, 3)
 
 
 @pytest.mark.parametrize("kind", ["records", "path"])
