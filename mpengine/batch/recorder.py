@@ -273,9 +273,12 @@ def shifted(rows: Iterable[FailureRow], late: list[Splice]) -> Iterator[tuple[in
             yield row.number, row.at + grown, sizes.get(row.number, row.size)
 
 
-def swap(journal: Journal, path: str) -> None:
-    """A new OUT takes the old one's place, if the journal says that it should, and as far as it has not been done."""
-    if journal.get("swap"):
-        if os.path.exists(path + NEW):
-            os.replace(path + NEW, path)
-        journal.put("swap", False)
+def swap(journal: Journal, path: str) -> bool:
+    """A new OUT takes the old one's place, if the journal says that it should; whether that was still to be done."""
+    if not journal.get("swap"):
+        return False
+    waited = os.path.exists(path + NEW)
+    if waited:
+        os.replace(path + NEW, path)
+    journal.put("swap", False)
+    return waited

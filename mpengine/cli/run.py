@@ -14,7 +14,6 @@ import json
 import os
 import signal
 import sqlite3
-import stat
 import sys
 import time
 from collections.abc import Callable
@@ -36,15 +35,14 @@ from mpengine import (
 )
 from mpengine.batch import outcome_lines
 from mpengine.batch.formats import Compression, Format, told_by
-from mpengine.batch.journal import ENDING, FailureRow, Journal
-from mpengine.batch.order import Entry, Order
-from mpengine.batch.parquet import ParquetSink
+from mpengine.batch.journal import FailureRow
+from mpengine.batch.order import Entry
 from mpengine.batch.reading import NoSuchLibrary, pyarrow, zstandard
-from mpengine.batch.recorder import Recorder, swap
-from mpengine.batch.sinks import FileSink, Sink
+from mpengine.batch.recorder import Recorder
 from mpengine.batch.work import encoder
 from mpengine.cli import streams
 from mpengine.cli.inputs import Source, find_sources
+from mpengine.cli.out import Out, Wanted, format_of, open_with_journal
 from mpengine.cli.preparing import prepare_worker
 from mpengine.cli.problems import (
     EXIT_ENGINE_BROKE,
@@ -56,7 +54,7 @@ from mpengine.cli.problems import (
     say,
 )
 from mpengine.cli.readers import Limits, Reader, Shape, count_lines
-from mpengine.cli.resuming import compare, make_plan, open_journal
+from mpengine.cli.resuming import make_plan
 from mpengine.cli.signals import Stop
 from mpengine.cli.targets import Target, load_target
 from mpengine.cli.writer import STDOUT_ARGUMENT, ReaderGone, Writer, open_out, refuse_input
@@ -115,6 +113,11 @@ class Request:
     dry_run: bool = False
     progress: bool | None = None
 
+    @property
+    def format(self) -> Format:
+        """Of OUT."""
+        return format_of(self.output_format, self.out)
+
 
 def run(request: Request, stop: Stop) -> int:
     """Carries out the request and returns its exit code. Raises `Problem` or `Interrupted` if it cannot."""
@@ -135,26 +138,24 @@ def run(request: Request, stop: Stop) -> int:
             fd, name = open_out(request.out), request.out
             stack.callback(os.close, fd)
         refuse_input(fd, name, sources, stdin)
-        out = _Out.open(request, fd, name, stop, stack, make_plan_of(request, shape, sources, target))
+        options = {
+            "--as": shape.kind,
+            "--chunk": shape.size if shape.many else None,
+            "--to": str(request.format),
+            "--unordered": request.unordered,
+        }
+        wanted = Wanted(request.out, request.format, request.unordered, request.resume, request.resume_failed)
+        out = open_with_journal(
+            wanted, fd, Writer(fd, name, stop), stack, make_plan(request.target, target, sources, options)
+        )
         return _Run(request, shape, sources, target, stdin, out, stop, stack).execute()
 
 
-def make_plan_of(request: Request, shape: Shape, sources: list[Source], target: Target) -> dict[str, Any]:
-    options = {
-        "--as": shape.kind,
-        "--chunk": shape.size if shape.many else None,
-        "--to": str(_format_of(request)),
-        "--unordered": request.unordered,
-    }
-    return make_plan(request.target, target, sources, options)
-
-
-def _format_of(request: Request) -> Format:
-    return request.output_format or told_by("" if request.out == STDOUT_ARGUMENT else request.out)[0] or Format.JSONL
-
-
 def _check_libraries(request: Request, sources: list[Source]) -> None:
-    formats = {_format_of(request), *(source.format for source in sources if request.shape != "path")}
+    formats = {
+        request.format,
+        *(source.format for source in sources if request.shape != "path"),
+    }
     compressions = {told_by(request.out)[1], *(source.compression for source in sources if request.shape != "path")}
     try:
         if Format.PARQUET in formats or request.shape == "table":
@@ -166,8 +167,11 @@ def _check_libraries(request: Request, sources: list[Source]) -> None:
 
 
 def _tell(request: Request, shape: Shape, sources: list[Source], target: Target, stdin: int | None, stop: Stop) -> int:
-    """What would be run: a line for each job, with its id and the beginning of what it would be given."""
-    reader = Reader(sources, target, stop, encode=repr, shape=shape, limits=Limits(), stdin=stdin, limit=request.limit)  # type: ignore[arg-type]
+    """What would be run: a line for each job, with its id."""
+    encode = encoder(Format.JSONL, many=shape.many)
+    reader = Reader(
+        sources, target, stop, encode=encode, shape=shape, limits=Limits(), stdin=stdin, limit=request.limit
+    )
     count = 0
     for job in reader.jobs():
         count += 1
@@ -176,100 +180,6 @@ def _tell(request: Request, shape: Shape, sources: list[Source], target: Target,
         raise reader.problem
     say(f"{count:,} jobs would be run; nothing was")
     return EXIT_OK
-
-
-class _Out:
-    """OUT with its journal, if it is a file, and with what an earlier run has left there."""
-
-    def __init__(self, name: str, writer: Writer, journal: Journal | None, order: Order, make_sink: Callable[[], Sink]):
-        self.name = name
-        self.writer = writer
-        self.journal = journal
-        self.order = order
-        self.make_sink = make_sink  # which touches OUT
-        self.retried: set[int] = set()  # jobs that are tried again, whose place in OUT is passed
-        self.done_before = order.mark + len(order) + len(order.gone)
-        self.wall_s = 0.0  # of earlier runs
-
-    @classmethod
-    def open(
-        cls, request: Request, fd: int, name: str, stop: Stop, stack: contextlib.ExitStack, plan: dict[str, Any]
-    ) -> _Out:
-        format, compression = _format_of(request), told_by(request.out)[1]
-        writer = Writer(fd, name, stop)
-        going_on = request.resume or request.resume_failed
-        if not stat.S_ISREG(os.fstat(fd).st_mode) or request.out == STDOUT_ARGUMENT:
-            if going_on:
-                raise Problem(
-                    f"--resume needs a file for OUT, with its journal beside it, and {name!r} is none; use -o FILE"
-                )
-            if format is Format.PARQUET:
-                raise Problem(f"Parquet is written to its end, which {name!r} has not; name a file with -o FILE")
-            compression = compression if request.out != STDOUT_ARGUMENT else Compression.NONE
-            return cls(name, writer, None, Order(ordered=not request.unordered),
-                       lambda: FileSink(None, writer, fd, format, compression, {}))  # fmt: skip
-        path = os.path.abspath(request.out)
-        journal = open_journal(path + ENDING)
-        stack.callback(journal.close)
-        before = journal.get("plan")
-        state = journal.get("state") or {}
-        begun = before is not None and state
-        if begun and not going_on and not state.get("complete"):
-            raise Problem(
-                f"OUT {name!r} has a journal of a run that was cut off after {state['mark']:,} jobs; --resume goes on "
-                f"with it; to begin anew, remove {name + ENDING!r} first"
-            )
-        if going_on and not begun and os.fstat(fd).st_size:
-            raise Problem(
-                f"OUT {name!r} is there and has no journal that tells what is in it; move it away, or leave out "
-                "--resume"
-            )
-        if any(source["label"] == "stdin" for source in plan["inputs"]) and begun and going_on:
-            raise Problem("stdin cannot be read again from its start, so its run cannot go on; save it to a file first")
-        order = Order(ordered=not request.unordered)
-        out_state: dict[str, Any] = {}
-        retried: set[int] = set()
-        if begun and going_on:
-            compare(name + ENDING, before, plan)
-            swap(journal, path)
-            out_state = state["out"]
-            failed = {row.number: row for row in journal.failures()}
-            passed = (n for n, row in failed.items() if row.at is not None and n >= state["mark"])
-            order = Order(state["mark"], {*journal.gone(), *passed}, journal.entries(), ordered=not request.unordered)
-            if request.resume_failed:
-                retried = failed.keys() - order.late.keys()
-                again = [number for number in retried if number in order.waiting]
-                order.forget(again)
-                retried -= {*again}
-                with journal.transaction():
-                    journal.drop(again)
-                    journal.drop_failures(again)
-            least = out_state.get("size", int(out_state.get("whole", False)))
-            if os.fstat(fd).st_size < least:
-                raise Problem(
-                    f"OUT {name!r} has {os.fstat(fd).st_size:,} bytes, and its journal tells of {least:,} or more: it "
-                    f"was changed; put it back, or remove {name + ENDING!r} to begin anew"
-                )
-
-        def make_sink() -> Sink:
-            if not out_state:
-                with journal.transaction():
-                    journal.clear()
-                    journal.put("plan", plan)
-                    # Now: of whatever is in OUT from here on, it is known that it is not to be relied upon.
-                    journal.put("state", {"mark": 0, "ended": 0, "out": {}, "wall_s": 0.0, "workers": 0, "header": []})
-            if format is Format.PARQUET:
-                if not out_state:
-                    writer.start()
-                sink = ParquetSink(path, out_state)
-                return sink
-            writer.start(out_state.get("size", 0))
-            return FileSink(path, writer, fd, format, compression, out_state)
-
-        out = cls(name, writer, journal, order, make_sink)
-        out.retried = retried
-        out.wall_s = state.get("wall_s", 0.0) if out_state else 0.0
-        return out
 
 
 class _Run:
@@ -282,7 +192,7 @@ class _Run:
         sources: list[Source],
         target: Target,
         stdin: int | None,
-        out: _Out,
+        out: Out,
         stop: Stop,
         stack: contextlib.ExitStack,
     ) -> None:
@@ -291,7 +201,7 @@ class _Run:
         self._target = target
         self._out = out
         self._stop = stop
-        self._format = _format_of(request)
+        self._format = request.format
         self._summary = Summary()
         self._halted = False
         self._began = 0.0
@@ -379,8 +289,6 @@ class _Run:
     def _record(self) -> None:
         try:
             sink = self._out.make_sink()
-            if isinstance(sink, ParquetSink):
-                sink.begin()
         except OSError as error:
             raise Problem(f"OUT {self._out.name!r} cannot be written: {error.strerror}; name another") from None
         self._recorder = Recorder(

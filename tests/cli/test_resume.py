@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mpengine.batch.journal import Journal
 from tests.cli.support import Run, ended, mpengine, next_message, started, write_lines
 from tests.support import ROOT, wait_for
 
@@ -156,6 +157,33 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
     assert "state     unfinished; --resume goes on\njobs      3 ended: 3 succeeded\n" in status.out
     assert mpengine("run", *arguments, "--resume", "--limit", "3", cwd=tmp_path).code == 0
     assert "state     complete\n" in mpengine("status", "out.txt.journal", cwd=tmp_path).out
+
+
+def test_a_new_out_that_was_to_take_the_old_ones_place_does_so_first(tmp_path: Path) -> None:
+    numbers(tmp_path / "in.jsonl", 30)
+    assert run(SQUARE, "in.jsonl", "-o", "out.jsonl", "--limit", "5", cwd=tmp_path).code == 0
+    (tmp_path / "out.jsonl").rename(tmp_path / "out.jsonl.new")
+    (tmp_path / "out.jsonl").write_text("old\n" * 100)
+    journal = Journal.open(str(tmp_path / "out.jsonl.journal"))
+    journal.put("swap", True)
+    journal.close()
+    assert run(SQUARE, "in.jsonl", "-o", "out.jsonl", "--limit", "7", "--resume", cwd=tmp_path).code == 0
+    assert [json.loads(line)["n"] for line in rows(tmp_path / "out.jsonl")] == [*range(7)]
+    assert not (tmp_path / "out.jsonl.new").exists()
+
+
+def test_an_out_has_one_run_at_a_time(tmp_path: Path) -> None:
+    write_lines(tmp_path / "in.txt", ["1", "2"])
+    arguments = ("run", f"{JOBS}:wait_for_leave", "in.txt", "-o", "out.txt", "--to", "text", "--resume")
+    with started(*arguments, "--workers", "2", cwd=tmp_path) as process:
+        wait_for(lambda: len([*tmp_path.glob("hangs-*")]) == 2, about="two jobs that run")
+        other = mpengine(*arguments, cwd=tmp_path)
+        assert (other.code, other.message) == (
+            2, "OUT 'out.txt' is being written by another run; wait for its end, or name another"
+        )  # fmt: skip
+        (tmp_path / "leave").touch()
+        assert process.wait(20) == 0
+    assert (tmp_path / "out.txt").read_text() == "1\n2\n"
 
 
 def test_a_complete_run_is_begun_anew_or_made_longer(tmp_path: Path) -> None:
