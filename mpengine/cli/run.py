@@ -14,9 +14,10 @@ import json
 import os
 import signal
 import sqlite3
+import stat
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -210,7 +211,7 @@ class _Run:
         self._engine: Engine | None = None
         self._recorder: Recorder | None = None
         self._observers = _observers(request)
-        self._errors = None if request.errors is None else stack.enter_context(_open_errors(request.errors))
+        self._errors = None if request.errors is None else stack.enter_context(_Errors(request.errors))
         done = frozenset(n for n in (*out.order.waiting, *out.order.gone) if n not in out.retried)
         mark = out.order.mark
         self._reader = Reader(
@@ -347,6 +348,8 @@ class _Run:
         assert recorder is not None
         try:
             recorder.close(complete=complete)
+            if self._errors is not None and self._out.journal is not None:
+                self._errors.begin_anew(self._out.journal.failures())  # of earlier runs, too, and without the mended
         finally:
             for entry, reason in recorder.refused:
                 self._summary.refuse(entry.id, Failure("UnfitResult", reason, "", ""))
@@ -369,7 +372,7 @@ class _Run:
 
     def _note_failure(self, row: FailureRow) -> None:
         if self._errors is not None:
-            self._errors(row)
+            self._errors.write(row)
 
     # ---- input -------------------------------------------------------------------------------------------------------
 
@@ -472,16 +475,36 @@ def _row(number: int, outcome: Outcome, failure: Failure) -> FailureRow:
     )  # fmt: skip
 
 
-@contextlib.contextmanager
-def _open_errors(name: str) -> Any:
-    """Writes a line of JSON for each job that did not succeed."""
-    try:
-        file = open(name, "wb", buffering=0)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise Problem(f"--errors {name!r} cannot be written: {reason}; name another file") from None
-    with file:
-        yield lambda row: file.write(failure_line(row))
+class _Errors:
+    """The file of --errors: a line of JSON for each job that did not succeed, as they come. Raises `Problem`."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        try:
+            self._file = open(name, "wb", buffering=0)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise Problem(f"--errors {name!r} cannot be written: {reason}; name another file") from None
+
+    def __enter__(self) -> _Errors:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def write(self, row: FailureRow) -> None:
+        try:
+            self._file.write(failure_line(row))
+        except OSError as error:
+            raise Problem(f"--errors {self._name!r} cannot be written: {error.strerror}; name another file") from None
+
+    def begin_anew(self, rows: Iterable[FailureRow]) -> None:
+        """With these alone, in the order of the input."""
+        if stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
+            self._file.seek(0)
+            self._file.truncate()
+            for row in rows:
+                self.write(row)
 
 
 def failure_line(row: FailureRow) -> bytes:

@@ -9,7 +9,7 @@ import pytest
 
 from mpengine.cli.run import Halt
 from tests.cli.support import mpengine, write_lines
-from tests.cli.test_resume import JOBS, run
+from tests.cli.test_resume import JOBS, numbers, run
 
 
 def test_halt_at_the_first_failure_and_go_on(tmp_path: Path) -> None:
@@ -99,6 +99,25 @@ def test_failures_in_a_file_as_they_come(tmp_path: Path) -> None:
     assert [one["id"] for one in bad] == ["in.txt:2", "in.txt:4"]
     assert bad[0]["error"]["message"] == "will not take 'bad 2'"
     assert bad[0]["error"]["traceback"].splitlines()[1].startswith(f'  File "{JOBS}", line ')
+
+
+def test_failures_of_a_run_that_goes_on_are_all_there_and_the_mended_are_not(tmp_path: Path) -> None:
+    numbers(tmp_path / "in.jsonl", 3_000)
+    arguments = (f"{JOBS}:mend", "in.jsonl", "-o", "out.jsonl", "--errors", "bad.jsonl")
+    assert run(*arguments, "--limit", "1500", cwd=tmp_path).code == 1
+    assert run(*arguments, "--resume", cwd=tmp_path).code == 1
+    found = [json.loads(line)["id"] for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
+    assert found == ["in.jsonl:8", "in.jsonl:1008", "in.jsonl:2008"]
+    (tmp_path / "mended").touch()
+    assert run(*arguments, "--resume-failed", cwd=tmp_path).code == 0
+    assert (tmp_path / "bad.jsonl").read_text() == ""
+
+
+def test_a_full_disk_for_the_failures_ends_the_run(tmp_path: Path) -> None:
+    write_lines(tmp_path / "in.txt", ["bad"])
+    done = run(f"{JOBS}:refuse", "in.txt", "-o", "out.txt", "--errors", "/dev/full", cwd=tmp_path)
+    assert done.code == 2
+    assert done.err.splitlines()[-1].startswith("mpengine: --errors '/dev/full' cannot be written: No space left")
 
 
 def test_every_option_can_be_set_by_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
