@@ -232,6 +232,28 @@ def content(path: str, format: Format, compression: Compression) -> list[str]:
     return (gzip.decompress(data) if compression is Compression.GZIP else data).decode().splitlines()
 
 
+@pytest.mark.parametrize("format", [Format.JSONL, Format.PARQUET])
+def test_what_has_ended_out_of_its_turn_is_not_done_again(
+    format: Format, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(tmp_path, format, Compression.NONE)
+    with contextlib.ExitStack() as stack:
+        journal = Journal.open(machine.out + ".journal")
+        stack.callback(journal.close)
+        order, sink, _ = machine._open(journal, Effects(), stack, retry=False)
+        recorder = Recorder(sink, order, journal, clock=lambda: 0.0, path=machine.out)
+        recorder.start()
+        for number in (1, 3, 5):
+            recorder.add(*machine.outcome(number, retry=False))
+        recorder.close(complete=False)
+    with contextlib.ExitStack() as stack:
+        journal = Journal.open(machine.out + ".journal")
+        stack.callback(journal.close)
+        assert journal.get("state")["ended"] == 3
+        order, _, _ = machine._open(journal, Effects(), stack, retry=False)
+        assert [number for number in range(7) if order.knows(number)] == [1, 3, 5]
+
+
 def test_a_result_that_out_refuses_is_a_failure_with_what_it_was_given(tmp_path: Path) -> None:
     journal = Journal.open(str(tmp_path / "out.journal"))
     fd = os.open(tmp_path / "out", os.O_RDWR | os.O_CREAT)

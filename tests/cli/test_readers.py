@@ -290,6 +290,19 @@ def test_a_wish_to_stop_ends_the_wait_for_input() -> None:
     os.close(theirs)
 
 
+def test_a_wish_to_stop_ends_a_file_that_could_be_read_on() -> None:
+    Path("f.txt").write_text("a\nb\nc\n")
+    with Stop() as stop:
+        reader = Reader(
+            find_sources(["f.txt"], as_paths=False), repr, stop, encode=str.encode, shape=ONE, limits=NONE
+        )  # fmt: skip
+        jobs = reader.jobs()
+        next(jobs)
+        stop.request()
+        assert [*jobs] == []
+        assert not reader.complete
+
+
 def test_counting_lines() -> None:
     Path("a").write_text("1\n2\n3")
     Path("b").write_text("")
