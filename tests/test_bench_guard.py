@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench import counting, guard
+from bench.machine import cpu_model
 
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 BASELINE = {"run: CPU time": 2.0, "submit: calls": 100.0, "submit: system calls": 0.1}
@@ -103,14 +104,14 @@ def test_on_another_cpu_nothing_is_held_against_its_time(
     assert "guard: nothing was accepted on this CPU (" in capsys.readouterr().out
     monkeypatch.setattr(guard, "measure", lambda: BASELINE | {"submit: calls": 150.0})
     assert guard.main([]) == 1
-    own = {guard.key_of(VERSION, guard.cpu_model()): BASELINE}
+    own = {guard.key_of(VERSION, cpu_model()): BASELINE}
     baseline.write_text(json.dumps({guard.key_of(VERSION, "another"): {}} | own))
     monkeypatch.setattr(guard, "measure", lambda: BASELINE | {"run: CPU time": 9.0})
     assert guard.main([]) == 1
 
 
 def test_a_program_that_fails_is_not_a_verdict(baseline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    baseline.write_text(json.dumps({guard.key_of(VERSION, guard.cpu_model()): BASELINE}))
+    baseline.write_text(json.dumps({guard.key_of(VERSION, cpu_model()): BASELINE}))
 
     def fail() -> guard.Figures:
         raise subprocess.CalledProcessError(1, "counting")
