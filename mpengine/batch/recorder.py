@@ -165,7 +165,9 @@ class Recorder:
     # ---- the journal -------------------------------------------------------------------------------------------------
 
     def _commit_if_due(self) -> None:
-        if self._journal is None:
+        if self._journal is None:  # nobody asks for these later, and there may be any number of them
+            self._failures.clear()
+            self._places.clear()
             self._changed = False
         elif self._changed and self._clock() - self._committed_at >= self._pause_s:
             self._commit()

@@ -274,6 +274,22 @@ def test_a_result_that_out_refuses_is_a_failure_with_what_it_was_given(tmp_path:
     os.close(fd)
 
 
+def test_without_a_journal_failures_are_told_and_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fd = os.open(tmp_path / "out", os.O_RDWR | os.O_CREAT)
+    noted: list[FailureRow] = []
+    sink = FileSink(None, Disk(fd, Effects()), fd, Format.JSONL, Compression.NONE, {})
+    recorder = Recorder(sink, Order(), None, clock=lambda: 0.0, note_failure=noted.append)
+    recorder.start()
+    machine = Machine(tmp_path, Format.JSONL, Compression.NONE)
+    for number in range(10):
+        recorder.add(*machine.outcome(number, retry=False))
+    recorder.close(complete=True)
+    assert [row.number for row in noted] == [3, 4, 8]
+    assert (recorder._failures, recorder._places) == ({}, [])
+    assert len((tmp_path / "out").read_text().splitlines()) == 7
+    os.close(fd)
+
+
 def test_when_nothing_can_be_written_it_says_so_once(tmp_path: Path) -> None:
     fd = os.open(tmp_path / "out", os.O_RDWR | os.O_CREAT)
     told = threading.Event()
