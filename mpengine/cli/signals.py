@@ -22,6 +22,8 @@ from typing import Any
 from mpengine.cli.problems import Interrupted
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_NUDGE = signal.SIGURG  # nobody uses it, and it does nothing by itself
+_NUDGE_S = 0.1
 
 
 class Stop:
@@ -74,9 +76,20 @@ class Stop:
     def gently(self, on_stop: Callable[[], None]) -> Iterator[None]:
         """Within, the first signal only sets the wish; ``on_stop`` is then called once, in a thread of its own."""
         end_reader, end_writer = os.pipe()
+        came_reader, came_writer = os.pipe()  # Python's own handler, in C, writes here whatever the main thread does
+        os.set_blocking(came_writer, False)
+        main = threading.get_ident()
+        nudge_before = signal.signal(_NUDGE, lambda signum, frame: None)
+        wakeup_before = signal.set_wakeup_fd(came_writer, warn_on_full_buffer=False)
 
         def watch() -> None:
-            self.wait(end_reader, select.POLLIN)
+            ready = _ready({end_reader: select.POLLIN, self._reader: select.POLLIN, came_reader: select.POLLIN}, None)
+            # A signal that comes just before the main thread waits for a lock does not end that wait: what is to handle
+            # it would run when the wait is over, which may be never. Another signal does.
+            while came_reader in ready and not self.wait_for_wish(_NUDGE_S):
+                if is_ready(end_reader, select.POLLIN, 0):
+                    return
+                signal.pthread_kill(main, _NUDGE)
             if self.requested:
                 on_stop()
 
@@ -90,7 +103,10 @@ class Stop:
             self._gentle = False
             os.close(end_writer)
             watcher.join()
-            os.close(end_reader)
+            signal.set_wakeup_fd(wakeup_before)
+            signal.signal(_NUDGE, nudge_before)
+            for fd in (end_reader, came_reader, came_writer):
+                os.close(fd)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if self._gentle and self.signum is None:

@@ -1,6 +1,7 @@
 """The first signal is a wish, the second is not."""
 
 import os
+import queue
 import select
 import signal
 import threading
@@ -104,3 +105,14 @@ def test_whoever_waits_can_be_told_without_a_signal() -> None:
         assert (stop.requested, stop.signum) == (True, None)
     os.close(reader)
     os.close(writer)
+
+
+def test_a_signal_that_does_not_end_the_main_threads_wait_is_told_all_the_same() -> None:
+    told: queue.SimpleQueue[str] = queue.SimpleQueue()
+    with Stop() as stop, stop.gently(lambda: told.put("stop")):
+        # As one that comes just before the wait: another thread has it, and the main thread's wait is not broken off.
+        thread = threading.Timer(0.1, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGTERM))
+        thread.start()
+        assert told.get(timeout=20) == "stop"
+        thread.join()
+        assert stop.signum == signal.SIGTERM
