@@ -97,6 +97,13 @@ CONTENDERS = {
         "{python} -m mpengine run work.py:enrich {source} -o {out} --workers {workers} --no-progress "
         "--retries 2 --timeout 30"
     ),
+    "mpengine, report": Contender(
+        "{python} -m mpengine run work.py:enrich {source} -o {out} --workers {workers} --no-progress "
+        "--report report.html"
+    ),
+    "mpengine, trace": Contender(
+        "{python} -m mpengine run work.py:enrich {source} -o {out} --workers {workers} --no-progress --trace trace.json"
+    ),
     "executor by hand": Contender("{python} executor.py {source} {out} {workers}"),
     "xargs -P": Contender(
         "tr '\\n' '\\0' < {source} | xargs -0 -P {workers} -n 1000 {python} arguments.py > {out}", False, "xargs"
@@ -106,7 +113,11 @@ CONTENDERS = {
     ),
     "one process": Contender("{python} serial.py {source} {out} {workers}"),
 }
-SELDOM = {"mpengine, retries": 3}  # measured with so many times fewer records
+SELDOM = {
+    "mpengine, retries": 3,
+    "mpengine, report": 5,
+    "mpengine, trace": 5,
+}  # measured with so many times fewer records
 
 
 class Measured(NamedTuple):

@@ -294,8 +294,8 @@ class Engine(concurrent.futures.Executor):
 
         The observer is called by the engine's dispatcher thread, which moves all jobs: it must be quick and must not
         wait for the engine. If it raises, that is logged, and it is dropped. `Report`, `Trace` and `Metrics` are
-        observers. While anybody looks, each job is a case of its own, which takes some 25 µs of this process for each;
-        when nobody does, this costs nothing.
+        observers. While anybody looks, each job is a case of its own, which takes tens of microseconds of this process
+        for each; when nobody does, this costs nothing.
 
         First it is told how things stand: the engine's state, the workers that are there, and the jobs that wait or
         run. What was accepted earlier can be untold where the engine does not keep it job by job: plain calls of

@@ -157,6 +157,10 @@ class Journal:
 
     # ---- failures ----------------------------------------------------------------------------------------------------
 
+    def failed(self) -> dict[str, int]:
+        """How many there are of each status."""
+        return dict(self._db.execute("SELECT status, count(*) FROM failures GROUP BY status ORDER BY status"))
+
     def failures(self) -> Iterator[FailureRow]:
         query = (
             "SELECT number, id, status, type, message, traceback, place, attempts, duration, payload, at, size "

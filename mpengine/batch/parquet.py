@@ -45,9 +45,9 @@ class ParquetSink(Sink):
             None if encoded is None else self._pa.ipc.read_schema(self._pa.py_buffer(base64.b64decode(encoded)))
         )
 
-    def begin(self) -> None:
-        """Makes the folder of the groups ready to take the next. Raises OSError."""
-        if self._whole:  # there may be more records now: what was OUT is the first group
+    def _begin(self) -> None:
+        """The folder of the groups is ready to take the next."""
+        if self._whole:  # there are more results now: what was OUT is the first group
             shutil.rmtree(self._folder, ignore_errors=True)  # groups that are in OUT
             os.makedirs(self._folder)
             shutil.copyfile(self._path, self._part(0))
@@ -72,30 +72,26 @@ class ParquetSink(Sink):
         return taken
 
     def _write(self, group: list[Entry], taken: Taken) -> None:
-        tables = []
         try:
-            for entry in group:
-                if entry.blob:
-                    tables.append(_content(entry.blob))
-            table = self._table(tables)
-            sizes = {entry.number: _rows(_content(entry.blob)) for entry in group if entry.failed and entry.blob}
+            table = self._table([_content(entry.blob) for entry in group if entry.blob])
         except Exception:  # pyarrow's own errors are of many classes; now one by one
-            table, sizes = self._one_by_one(group, taken)
+            table = self._one_by_one(group, taken)
         refused = {entry.number for entry, _ in taken.refused}
-        position = self._rows
-        if any(entry.failed or entry.number in refused for entry in group):
+        if refused or any(entry.failed for entry in group):
+            position = self._rows
             for entry in group:
-                rows = 0 if entry.number in refused or not entry.blob else _rows(_content(entry.blob))
-                if entry.failed or entry.number in refused:
-                    taken.places.append((entry.number, position, sizes.get(entry.number, 0)))
-                position += rows
+                if entry.failed or entry.number in refused:  # of which there are no rows
+                    taken.places.append((entry.number, position, 0))
+                elif entry.blob:
+                    position += _rows(_content(entry.blob))
         if table is not None and table.num_rows:
+            self._begin()
             self._schema = self._unify(table.schema)
             self._save(table, self._part(self._parts))
             self._parts += 1
             self._rows += table.num_rows
 
-    def _one_by_one(self, group: list[Entry], taken: Taken) -> tuple[Any, dict[int, int]]:
+    def _one_by_one(self, group: list[Entry], taken: Taken) -> Any:
         tables = []
         schema = self._schema
         for entry in group:
@@ -110,11 +106,11 @@ class ParquetSink(Sink):
         wide = self._schema
         self._schema = schema
         if not tables or wide is None:
-            return None, {}
-        return self._pa.concat_tables([_widened(table, wide) for table in tables]), {}
+            return None
+        return self._pa.concat_tables([_widened(table, wide) for table in tables])
 
     def _table(self, contents: list[Any]) -> Any:
-        """Of lists of rows and tables, of types that fit with those before. Raises if there are none."""
+        """Of lists of rows and tables, of types that fit with those before. None of none; raises if they do not."""
         rows: list[Any] = []
         tables: list[Any] = []
         for content in contents:

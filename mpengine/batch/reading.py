@@ -29,9 +29,14 @@ Wait = Callable[[int, int], bool]
 
 
 class Bad(NamedTuple):
-    """Stands for a record that could not be cut out."""
+    """Stands for a record that could not be cut out, or is not what its format asks for.
+
+    Attributes:
+        payload: What it was, as that of a job; None: that could not be cut out.
+    """
 
     message: str
+    payload: bytes | None = None
 
 
 class NoSuchLibrary(ImportError):

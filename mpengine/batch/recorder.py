@@ -7,6 +7,8 @@ the journal. What the journal does not know of is done again.
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import os
 import threading
 from collections import deque
@@ -268,11 +270,12 @@ class Splice:
 def shifted(rows: Iterable[FailureRow], late: list[Splice]) -> Iterator[tuple[int, int, int]]:
     """Number, position and size of the failures after these were put in their places. `late` is in the order of OUT."""
     sizes = {one.number: one.new_size for one in late}
+    order = [(one.at, one.number) for one in late]
+    grown = [0, *itertools.accumulate(one.new_size - one.size for one in late)]
     for row in rows:
         if row.at is not None:
-            before = [one for one in late if (one.at, one.number) < (row.at, row.number)]
-            grown = sum(one.new_size - one.size for one in before)
-            yield row.number, row.at + grown, sizes.get(row.number, row.size)
+            before = bisect.bisect_left(order, (row.at, row.number))
+            yield row.number, row.at + grown[before], sizes.get(row.number, row.size)
 
 
 def swap(journal: Journal, path: str) -> bool:

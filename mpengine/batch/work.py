@@ -153,8 +153,8 @@ class Table:
         return pa.Table.from_pylist([one if isinstance(one, dict) else {"value": one} for one in records])
 
 
-def reject(packed: bytes, message: str) -> bytes:
-    """The job of a record that the parent could not even cut out."""
+def reject(message: str, payload: bytes | None) -> bytes:
+    """The job of a record of which the parent knows that it is malformed. `payload` is for the journal."""
     raise MalformedRecord(message)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import os
 import pickle
 import sqlite3
 import sys
@@ -12,8 +13,8 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
-from mpengine.batch.formats import Compression, Format, told_by
-from mpengine.batch.journal import FailureRow, Journal
+from mpengine.batch.formats import Format, told_by
+from mpengine.batch.journal import ENDING, FailureRow, Journal
 from mpengine.batch.sinks import compress
 from mpengine.cli.problems import Problem
 from mpengine.cli.resuming import read_journal
@@ -25,9 +26,7 @@ def show_status(path: str) -> None:
     """A few lines on stdout."""
     with _opened(path) as journal:
         plan, state = _known(path, journal)
-        by_status: dict[str, int] = {}
-        for row in journal.failures():
-            by_status[row.status] = by_status.get(row.status, 0) + 1
+        by_status = journal.failed()
         ended = state["ended"]
         succeeded = ended - sum(by_status.values())
         counts = ", ".join(f"{count:,} {status}" for status, count in [("succeeded", succeeded), *by_status.items()])
@@ -53,10 +52,19 @@ def show_failures(path: str, *, as_json: bool, inputs: str | None) -> None:
             for line in row.traceback.splitlines():
                 print(f"    {line}")  # noqa: T201
         if inputs is not None:
-            write_inputs(inputs, plan, state["header"], list(journal.failures()))
+            _refuse_known(inputs, path, plan)
+            write_inputs(inputs, plan, state["headers"], list(journal.failures()))
 
 
-def write_inputs(name: str, plan: dict[str, Any], header: list[str], rows: list[FailureRow]) -> None:
+def _refuse_known(name: str, journal: str, plan: dict[str, Any]) -> None:
+    """What is to be written must not be what the run has read or written."""
+    for known in (journal, journal.removesuffix(ENDING), *(one["path"] for one in plan["inputs"] if "path" in one)):
+        with contextlib.suppress(OSError):
+            if os.path.samefile(name, known):
+                raise Problem(f"--inputs {name!r} is a file of the run itself ({known!r}); name another file")
+
+
+def write_inputs(name: str, plan: dict[str, Any], headers: list[list[str]], rows: list[FailureRow]) -> None:
     """What the failed jobs were given, in the format of their inputs."""
     formats = {one["format"] for one in plan["inputs"]}
     if plan["options"]["--as"] == "path":
@@ -84,31 +92,32 @@ def write_inputs(name: str, plan: dict[str, Any], header: list[str], rows: list[
         _write_parquet(name, pa.Table.from_pylist([pickle.loads(one) for one in payloads]))
         return
     if format is Format.CSV:
-        data = _csv(header, payloads)
+        if len(headers) > 1:
+            raise Problem(
+                f"--inputs {name!r}: the INPUTs have different columns, and one file has one header; use --json"
+            )
+        data = _csv(headers, payloads)
     else:
         separator = b"\0" if format is Format.NUL else b"\n"
-        data = b"".join((one.encode() if isinstance(one, str) else one) + separator for one in payloads)
+        data = b"".join(os.fsencode(one) + separator for one in payloads)
     try:
         with open(name, "wb") as file:
-            file.write(compress(data, compression if data or compression is Compression.NONE else Compression.NONE))
+            file.write(compress(data, compression))
     except OSError as error:
         raise Problem(f"--inputs {name!r} cannot be written: {error.strerror}; name another file") from None
 
 
-def _payloads(payload: Any, *, many: bool) -> Iterator[Any]:
-    if isinstance(payload, str) and payload.startswith("not "):  # a record that could not be cut out
-        return
-    if many and isinstance(payload, bytes):
-        yield from pickle.loads(payload)
-    else:
-        yield payload
+def _payloads(payload: Any, *, many: bool) -> list[Any]:
+    if payload is None:  # of a record that could not be cut out
+        return []
+    found: list[Any] = pickle.loads(payload) if many else [payload]
+    return found
 
 
-def _csv(header: list[str], payloads: list[bytes]) -> bytes:
+def _csv(headers: list[list[str]], payloads: list[bytes]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    if header:
-        writer.writerow(header)
+    writer.writerows(headers)
     writer.writerows(pickle.loads(one) for one in payloads)
     return text.getvalue().encode("utf-8", "surrogateescape")
 
@@ -129,6 +138,8 @@ def _opened(path: str) -> Iterator[Journal]:
         yield journal
     except sqlite3.Error as error:
         raise Problem(f"JOURNAL {path!r} cannot be read: {error}; check the path") from None
+    except ImportError as error:
+        raise Problem(f"--inputs: {error}") from None
     finally:
         journal.close()
 

@@ -21,7 +21,7 @@ from mpengine.cli.resuming import compare, open_journal
 from mpengine.cli.writer import STDOUT_ARGUMENT, Writer
 
 # Of whatever is in OUT after this is in the journal, it is known that it is not to be relied upon.
-_NOTHING = {"mark": 0, "ended": 0, "out": {}, "wall_s": 0.0, "workers": 0, "header": []}
+_NOTHING = {"mark": 0, "ended": 0, "out": {}, "wall_s": 0.0, "workers": 0, "headers": []}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,7 @@ def open_with_journal(
     if wanted.name == STDOUT_ARGUMENT or not stat.S_ISREG(os.fstat(fd).st_mode):
         return _without_journal(wanted, fd, writer)
     _lock(fd, writer.name)
+    writer.again = "run it again (with --resume, if it is the same OUT)"
     path = os.path.abspath(wanted.name)
     journal = open_journal(path + ENDING)
     stack.callback(journal.close)
@@ -172,8 +173,6 @@ def _begin(wanted: Wanted, path: str, fd: int, writer: Writer, journal: Journal,
 
 def _go_on(wanted: Wanted, path: str, fd: int, writer: Writer, state: dict[str, Any]) -> Sink:
     if wanted.format is Format.PARQUET:
-        sink = ParquetSink(path, state)
-        sink.begin()
-        return sink
+        return ParquetSink(path, state)
     writer.start(state.get("size", 0))
     return FileSink(path, writer, fd, wanted.format, told_by(wanted.name)[1], state)

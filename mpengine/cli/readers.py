@@ -99,6 +99,7 @@ class Reader:
         self._look_every = look_every
         self.numbers: dict[str, int] = {}
         self.header: list[str] = []  # of the CSV file that is read
+        self.headers: list[list[str]] = []  # the different ones of all CSV files so far
         self.complete = False  # the input, or what was asked for of it, has been read to its end
         self.problem: Problem | None = None
 
@@ -144,7 +145,7 @@ class Reader:
         def make(payload: Any, place: int | str) -> tuple[str, Job]:
             id_ = f"{label}:{place}" if place else label
             if type(payload) is Bad:
-                return id_, Job(work.reject, (packed, payload.message), id=id_)
+                return id_, Job(work.reject, tuple(payload), id=id_)
             if timeout is None and not retries:
                 return id_, Job(work.record, (packed, payload), id=id_)
             return id_, Job(work.record, (packed, payload), id=id_, timeout=timeout, retries=retries, retry_on=retry_on)
@@ -197,6 +198,8 @@ class Reader:
             except ValueError as error:
                 raise Problem(f"INPUT {source.path!r}: {error}") from None
             self.header = file.header
+            if self.header not in self.headers:
+                self.headers.append(self.header)
             return file.payloads()
         if source.format is Format.NUL:
             return reading.lines(stream, b"\0")
@@ -259,7 +262,7 @@ def _check(decode: Decoder, payload: bytes) -> Bad | None:
     try:
         decode(payload)
     except MalformedRecord as error:
-        return Bad(str(error))
+        return Bad(str(error), pickle.dumps([payload], 5))
     return None
 
 

@@ -100,6 +100,7 @@ def _describe(source: Source) -> dict[str, Any]:
         return about
     try:
         found = os.stat(source.absolute)
+        about["path"] = source.absolute
         about["size"] = found.st_size
         about["changed"] = found.st_mtime_ns
         if os.path.isfile(source.absolute):

@@ -36,7 +36,7 @@ from mpengine import (
 )
 from mpengine.batch import outcome_lines
 from mpengine.batch.formats import Compression, Format, told_by
-from mpengine.batch.journal import FailureRow
+from mpengine.batch.journal import ENDING, FailureRow
 from mpengine.batch.order import Entry
 from mpengine.batch.reading import NoSuchLibrary, pyarrow, zstandard
 from mpengine.batch.recorder import Recorder
@@ -139,6 +139,9 @@ def run(request: Request, stop: Stop) -> int:
             fd, name = open_out(request.out), request.out
             stack.callback(os.close, fd)
         refuse_input(fd, name, sources, stdin)
+        for option, file in (("--errors", request.errors), ("--report", request.report), ("--trace", request.trace)):
+            if file is not None:
+                _refuse_known(option, file, request, sources)
         options = {
             "--as": shape.kind,
             "--chunk": shape.size if shape.many else None,
@@ -150,6 +153,14 @@ def run(request: Request, stop: Stop) -> int:
             wanted, fd, Writer(fd, name, stop), stack, make_plan(request.target, target, sources, options)
         )
         return _Run(request, shape, sources, target, stdin, out, stop, stack).execute()
+
+
+def _refuse_known(option: str, file: str, request: Request, sources: list[Source]) -> None:
+    """What is written beside OUT must not be OUT itself, its journal or an input."""
+    for known in (request.out, request.out + ENDING, *(source.absolute for source in sources)):
+        with contextlib.suppress(OSError, ValueError):
+            if os.path.samefile(file, known):
+                raise Problem(f"{option} {file!r} is the same file as {known!r}; name another")
 
 
 def _check_libraries(request: Request, sources: list[Source]) -> None:
@@ -414,7 +425,7 @@ class _Run:
     def _told(self) -> dict[str, Any]:
         """For the journal."""
         wall_s = self._out.wall_s + time.monotonic() - self._began
-        return {"wall_s": round(wall_s, 3), "workers": self._workers(), "header": self._reader.header}
+        return {"wall_s": round(wall_s, 3), "workers": self._workers(), "headers": self._reader.headers}
 
     def _workers(self) -> int:
         return self._request.workers or cpu_count()
@@ -423,7 +434,7 @@ class _Run:
         """Of this run, and of those before that it went on from."""
         if self._out.journal is None:
             return self._summary.failed
-        return sum(1 for _ in self._out.journal.failures())
+        return sum(self._out.journal.failed().values())
 
     def _interrupted(self) -> int:
         signum = self._stop.signum or signal.SIGINT

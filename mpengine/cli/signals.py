@@ -83,7 +83,9 @@ class Stop:
         wakeup_before = signal.set_wakeup_fd(came_writer, warn_on_full_buffer=False)
 
         def watch() -> None:
-            ready = _ready({end_reader: select.POLLIN, self._reader: select.POLLIN, came_reader: select.POLLIN}, None)
+            events = {end_reader: select.POLLIN, self._reader: select.POLLIN, came_reader: select.POLLIN}
+            while (ready := _ready(events, None)) == {came_reader} and not {*os.read(came_reader, 1024)} & {*_SIGNALS}:
+                pass  # another signal that somebody handles
             # A signal that comes just before the main thread waits for a lock does not end that wait: what is to handle
             # it would run when the wait is over, which may be never. Another signal does.
             while came_reader in ready and not self.wait_for_wish(_NUDGE_S):

@@ -30,6 +30,7 @@ class Writer:
 
     Attributes:
         records: How many were written.
+        again: How to go on after it failed.
     """
 
     def __init__(self, fd: int, name: str, stop: Stop) -> None:
@@ -38,6 +39,7 @@ class Writer:
         self._is_file = stat.S_ISREG(os.fstat(fd).st_mode)
         self.name = name
         self.records = 0
+        self.again = "run it again"
 
     @property
     def is_terminal(self) -> bool:
@@ -67,7 +69,7 @@ class Writer:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             raise Problem(
                 f"OUT {self.name!r} cannot be written: {error.strerror}, after {self.records:,} results, which are "
-                f"kept; {'make room or name' if full else 'name'} another OUT, and run it again"
+                f"kept; {'make room or name' if full else 'name'} another OUT, and {self.again}"
             ) from None
         self.records += records
 

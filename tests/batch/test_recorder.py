@@ -124,9 +124,7 @@ class Machine:
                 journal.drop_failures(waiting)
         out = state.get("out", {})
         if self._format is Format.PARQUET:
-            sink = ParquetSink(self.out, out)
-            sink.begin()
-            return order, sink, again
+            return order, ParquetSink(self.out, out), again
         fd = os.open(self.out, os.O_RDWR | os.O_CREAT)
         stack.callback(os.close, fd)
         assert os.fstat(fd).st_size >= out.get("size", 0), "the journal tells of more than there is"

@@ -188,12 +188,6 @@ def test_places_are_shifted_by_what_came_before_them() -> None:
 # ---- Parquet ---------------------------------------------------------------------------------------------------------
 
 
-def open_parquet(path: Path, state: dict[str, Any]) -> ParquetSink:
-    sink = ParquetSink(str(path), state)
-    sink.begin()
-    return sink
-
-
 @given(cuts=st.lists(st.integers(0, 100), max_size=4))
 @settings(max_examples=30, deadline=None)
 def test_parquet_is_the_same_wherever_it_was_cut_off(cuts: list[int], tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -208,12 +202,12 @@ def test_parquet_is_the_same_wherever_it_was_cut_off(cuts: list[int], tmp_path_f
             state: dict[str, Any] = {}
             mark = 0
             for cut in marks:
-                sink = open_parquet(folder / name, state)
+                sink = ParquetSink(str(folder / name), state)
                 offered = entries(blobs)[mark : max(mark, cut)]
                 rest = write_all(sink, offered, final=False)
                 mark += len(offered) - len(rest)
                 state = sink.state()
-            sink = open_parquet(folder / name, state)
+            sink = ParquetSink(str(folder / name), state)
             assert write_all(sink, entries(blobs)[mark:]) == []
             sink.finish()
             sink.clean()
@@ -225,7 +219,7 @@ def test_parquet_is_the_same_wherever_it_was_cut_off(cuts: list[int], tmp_path_f
 
 
 def test_types_of_parquet_are_the_widest_and_what_does_not_fit_is_refused(tmp_path: Path) -> None:
-    sink = open_parquet(tmp_path / "out", {})
+    sink = ParquetSink(str(tmp_path / "out"), {})
     rows = [{"a": None}, {"a": 1}, {"a": "text"}, {"a": 2.5, "b": "new"}, {"a": [1]}]
     refused = [
         entry.number
@@ -242,7 +236,7 @@ def test_types_of_parquet_are_the_widest_and_what_does_not_fit_is_refused(tmp_pa
 
 
 def test_a_result_that_does_not_fit_spares_its_group(tmp_path: Path) -> None:
-    sink = open_parquet(tmp_path / "out", {})
+    sink = ParquetSink(str(tmp_path / "out"), {})
     taken = sink.take(entries([table_row({"a": value}) for value in (1, "text", 3)]), final=True)
     sink.finish()
     assert [entry.number for entry, _ in taken.refused] == [1]
@@ -251,7 +245,7 @@ def test_a_result_that_does_not_fit_spares_its_group(tmp_path: Path) -> None:
 
 
 def test_tables_and_rows_and_late_rows(tmp_path: Path) -> None:
-    sink = open_parquet(tmp_path / "out", {})
+    sink = ParquetSink(str(tmp_path / "out"), {})
     blobs = [pickle.dumps(pa.table({"a": [0, 1]})), table_row({"a": 2}), table_row({"a": 3}), table_row({"a": 4})]
     taken = sink.take(entries(blobs, failed=[1, 3]), final=True)
     sink.finish()
@@ -264,18 +258,32 @@ def test_tables_and_rows_and_late_rows(tmp_path: Path) -> None:
 
 
 def test_parquet_without_results(tmp_path: Path) -> None:
-    sink = open_parquet(tmp_path / "out", {})
+    sink = ParquetSink(str(tmp_path / "out"), {})
     sink.take(entries([b"", b""]), final=True)
     sink.finish()
     assert pq.read_table(tmp_path / "out").num_rows == 0
 
 
 def test_a_whole_file_of_parquet_can_grow(tmp_path: Path) -> None:
-    sink = open_parquet(tmp_path / "out", {})
+    sink = ParquetSink(str(tmp_path / "out"), {})
     sink.take(entries([table_row({"a": 1})]), final=True)
     sink.finish()
     sink.clean()
-    again = open_parquet(tmp_path / "out", sink.state())
+    again = ParquetSink(str(tmp_path / "out"), sink.state())
     again.take(entries([table_row({"a": 2})], 1), final=True)
     again.finish()
     assert pq.read_table(tmp_path / "out").to_pylist() == [{"a": 1}, {"a": 2}]
+
+
+def test_a_whole_file_of_parquet_is_left_alone_when_there_is_nothing_more(tmp_path: Path) -> None:
+    sink = ParquetSink(str(tmp_path / "out"), {})
+    sink.take(entries([table_row({"a": 1})]), final=True)
+    sink.finish()
+    sink.clean()
+    before = (tmp_path / "out").stat()
+    again = ParquetSink(str(tmp_path / "out"), sink.state())
+    again.take(entries([b""], 1), final=True)
+    again.finish()
+    again.sync()
+    assert (tmp_path / "out").stat().st_ino == before.st_ino
+    assert os.listdir(tmp_path) == ["out"]

@@ -89,6 +89,10 @@ def hang_after_two(line: str) -> str:
     return line
 
 
+def fail(record: object) -> None:
+    raise Refused("nothing is taken")
+
+
 def fail_once(line: str) -> str:
     """Fails at the first attempt, and succeeds at the second."""
     marker = Path(f"tried-{line}")

@@ -43,9 +43,9 @@ def reading(*arguments: str, shape: Shape = ONE, limits: Limits = NONE, **option
 
 def given(job: Job) -> Any:
     """What the function would be called with; "malformed: ..." if it would not be."""
-    packed, payload = job.args
     if job.fn is work.reject:
-        return f"malformed: {payload}"
+        return f"malformed: {job.args[0]}"
+    packed, payload = job.args
     try:
         return work.unpacked(packed).decode(payload)
     except work.MalformedRecord as error:

@@ -304,3 +304,44 @@ def test_wrong_use_of_a_journal(arguments: tuple[str, ...], message: str, tmp_pa
     wrong = mpengine(*arguments, cwd=tmp_path)
     assert wrong.code == 2
     assert wrong.message.startswith(message)
+
+
+def test_what_failed_is_all_in_the_new_input_whatever_it_is_called(tmp_path: Path) -> None:
+    for name in ("not ok", "ok"):
+        (tmp_path / name).touch()
+    assert run(f"{JOBS}:fail", "not ok", "ok", "-o", "out.txt", "--as", "path", cwd=tmp_path).code == 1
+    assert mpengine("failures", "out.txt.journal", "--inputs", "again", cwd=tmp_path).code == 0
+    assert (tmp_path / "again").read_text() == "not ok\nok\n"
+
+
+def test_a_malformed_record_of_a_chunk_is_in_the_new_input(tmp_path: Path) -> None:
+    write_lines(tmp_path / "in.jsonl", ['{"n": 1}', "{", '{"n": 3}', '{"n": 4}'])
+    assert run(f"{JOBS}:fail", "in.jsonl", "-o", "out.txt", "--chunk", "2", cwd=tmp_path).code == 1
+    assert mpengine("failures", "out.txt.journal", "--inputs", "again.jsonl", cwd=tmp_path).code == 0
+    assert sorted((tmp_path / "again.jsonl").read_text().splitlines()) == sorted(
+        (tmp_path / "in.jsonl").read_text().splitlines()
+    )
+
+
+def test_rows_of_different_columns_are_not_written_under_one_header(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("n,m\n1,2\n")
+    (tmp_path / "b.csv").write_text("m,n\n1,2\n")
+    assert run(f"{JOBS}:fail", "a.csv", "b.csv", "-o", "out.txt", cwd=tmp_path).code == 1
+    wrong = mpengine("failures", "out.txt.journal", "--json", "--inputs", "again.csv", cwd=tmp_path)
+    assert wrong.code == 2
+    assert wrong.message.startswith("--inputs 'again.csv': the INPUTs have different columns")
+
+
+@pytest.mark.parametrize("file", ["in.txt", "out.txt", "out.txt.journal"])
+def test_nothing_is_written_over_what_a_run_reads_or_has_written(file: str, tmp_path: Path) -> None:
+    write_lines(tmp_path / "in.txt", ["1"])
+    assert run(f"{JOBS}:fail", "in.txt", "-o", "out.txt", cwd=tmp_path).code == 1
+    before = (tmp_path / file).read_bytes()
+    for option in ("--errors", "--report", "--trace"):
+        wrong = run(f"{JOBS}:fail", "in.txt", "-o", "out.txt", option, file, cwd=tmp_path)
+        assert wrong.code == 2
+        assert wrong.message.startswith(f"{option} '{file}' is the same file as ")
+    wrong = mpengine("failures", "out.txt.journal", "--json", "--inputs", file, cwd=tmp_path)
+    assert wrong.code == 2
+    assert wrong.message.startswith(f"--inputs '{file}' is a file of the run itself")
+    assert (tmp_path / file).read_bytes() == before

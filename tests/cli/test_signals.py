@@ -116,3 +116,17 @@ def test_a_signal_that_does_not_end_the_main_threads_wait_is_told_all_the_same()
         assert told.get(timeout=20) == "stop"
         thread.join()
         assert stop.signum == signal.SIGTERM
+
+
+def test_a_signal_that_is_somebody_elses_is_left_to_him() -> None:
+    told: queue.SimpleQueue[str] = queue.SimpleQueue()
+    before = signal.signal(signal.SIGUSR1, lambda signum, frame: told.put("theirs"))
+    try:
+        with Stop() as stop, stop.gently(lambda: told.put("stop")):
+            kill(signal.SIGUSR1)
+            assert told.get(timeout=20) == "theirs"
+            assert not stop.requested
+            kill(signal.SIGTERM)
+            assert told.get(timeout=20) == "stop"
+    finally:
+        signal.signal(signal.SIGUSR1, before)
