@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from mpengine.errors import WorkerStartError as WorkerStartError
     from mpengine.futures import JobFuture as JobFuture
     from mpengine.interrupt import JobInterrupt as JobInterrupt
+    from mpengine.observing import JobOutput as JobOutput
     from mpengine.options import cpu_count as cpu_count
     from mpengine.options import parse_size as parse_size
     from mpengine.report.metrics import Metrics as Metrics
@@ -66,6 +67,7 @@ _HOMES = {
     "JobFuture": "futures",
     "JobInterrupt": "interrupt",
     "JobLost": "errors",
+    "JobOutput": "observing",
     "MemoryLimitExceeded": "errors",
     "MemoryStats": "snapshot",
     "Metrics": "report.metrics",

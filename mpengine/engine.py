@@ -23,7 +23,7 @@ from mpengine.drawing import CallSource, never_blocks
 from mpengine.drawing_jobs import JobSource
 from mpengine.errors import EngineBroken, EngineClosed
 from mpengine.futures import JobFuture
-from mpengine.observing import Observation, Observer
+from mpengine.observing import JobOutput, Observation, Observer
 from mpengine.options import DEFAULT_STOP_GRACE_S, Options
 from mpengine.runtime.clock import monotonic
 from mpengine.runtime.dispatcher import Dispatcher
@@ -73,6 +73,9 @@ class Engine(concurrent.futures.Executor):
             theirs to choose.
         stop_grace: Seconds a job has, once interrupted, before its worker is killed.
         observers: Callables that are told what happens from the start, see `mpengine.observing` and `observe`.
+        output: Called with what jobs print, as `JobOutput`, in a thread of its own; records that they log go to the
+            loggers of this program, with the job's id before the message and as `job_id`. A job that prints waits while
+            this is slow. None: jobs print where this program does, as in Executor.
         name: For threads, processes and messages.
 
     Raises:
@@ -94,12 +97,13 @@ class Engine(concurrent.futures.Executor):
         threads_per_worker: int | None = 1,
         stop_grace: float = DEFAULT_STOP_GRACE_S,
         observers: Iterable[Observer] = (),
+        output: Callable[[JobOutput], None] | None = None,
         name: str | None = None,
     ) -> None:
         self._options = Options.check(
             max_workers, mp_context, initializer, initargs, max_tasks_per_child=max_tasks_per_child,
             max_pending=max_pending, timeout=timeout, retries=retries, memory_limit=memory_limit,
-            threads_per_worker=threads_per_worker, stop_grace=stop_grace, observers=observers,
+            threads_per_worker=threads_per_worker, stop_grace=stop_grace, observers=observers, output=output,
             name=name or f"mpengine-{next(_numbers)}",
         )  # fmt: skip
         self._max_workers = self._options.workers  # ProcessPoolExecutor's users read it

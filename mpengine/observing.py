@@ -100,6 +100,25 @@ class EngineState:
     at: float
 
 
+@dataclass(frozen=True, slots=True)
+class JobOutput:
+    """Lines that a job has printed, for the `output` of an `Engine`.
+
+    Attributes:
+        job_id: None: no job ran: a module was imported, or the initializer called.
+        worker_pid: Of its worker.
+        stream: "stdout" or "stderr", for what came through `sys.stdout` and `sys.stderr`; "other" for what was written
+            to the descriptors below them, by C code or a child process: then `job_id` is the job that runs when it is
+            read, a moment later.
+        text: One or more whole lines, without the last one's end.
+    """
+
+    job_id: str | None
+    worker_pid: int
+    stream: str
+    text: str
+
+
 PublicEvent = (
     JobAccepted | JobStarted | JobRetried | JobFinished | WorkerStarted | WorkerReady | WorkerEnded | EngineState
 )  # fmt: skip

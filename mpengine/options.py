@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from multiprocessing.context import BaseContext
 from typing import Any
 
-from mpengine.observing import Observer
+from mpengine.observing import JobOutput, Observer
 
 START_METHODS = ("forkserver", "spawn", "fork")
 DEFAULT_STOP_GRACE_S = 2.0
@@ -32,6 +32,7 @@ class Options:
     threads_per_worker: int | None
     stop_grace: float
     observers: tuple[Observer, ...]
+    output: Callable[[JobOutput], None] | None
     name: str
 
     @classmethod
@@ -50,6 +51,7 @@ class Options:
         threads_per_worker: int | None,
         stop_grace: float,
         observers: Iterable[Observer],
+        output: Callable[[JobOutput], None] | None,
         name: str,
     ) -> Options:
         """Raise TypeError or ValueError for what makes no sense; fill in the defaults."""
@@ -70,10 +72,12 @@ class Options:
         for observer in observers:
             if not callable(observer):
                 raise TypeError(f"observers must be callables, got {type(observer).__name__}")
+        if output is not None and not callable(output):
+            raise TypeError(f"output must be a callable, got {type(output).__name__}")
         return cls(
             cpu_count() if max_workers is None else max_workers,
             _context(mp_context), initializer, tuple(initargs), max_tasks_per_child, max_pending, timeout, retries,
-            memory_limit, threads_per_worker, stop_grace, observers, name,
+            memory_limit, threads_per_worker, stop_grace, observers, output, name,
         )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 AUTOMATIC = "job-"
+MAP = "map-"  # before the number of a call
 
 
 def id_text(name: int | str) -> str:

@@ -44,6 +44,7 @@ from mpengine.runtime.lane import Lane
 from mpengine.runtime.launching import prepare_context
 from mpengine.runtime.memory import Memory
 from mpengine.runtime.outbox import MappedFunction, Outbox
+from mpengine.runtime.output import OutputReader
 from mpengine.runtime.stopping import ShutdownReport, ShutdownRequest, Stopping
 from mpengine.runtime.supervisor import WORKER_DESCRIPTORS, Supervisor, WorkerHandle
 from mpengine.runtime.workforce import Workforce
@@ -53,13 +54,14 @@ from mpengine.wire.remote_error import safe_text
 logger = logging.getLogger("mpengine")
 
 CANCELLED = "its future was cancelled"
-_DESCRIPTORS = 12  # of an engine and the resource tracker, workers aside
+_DESCRIPTORS = 14  # of an engine and the resource tracker, workers aside
 _LATE = (do.Settle, do.Forget, do.Kill)  # of the actions: these can wait for the others
 _SHORTEST_NAP_S = 0.001  # epoll counts in milliseconds, and rounds up
 _POLL_FOREVER = -1
 _LIGHT_SLEEP_S = 0.005
 _NAP_S = 0.002  # while the workers have enough to do, their bells are answered no more often
 _LONGEST_POLL_S = 3600.0  # epoll refuses weeks
+_LAST_WORDS_S = 5.0  # for what jobs have printed to be taken, once all workers are gone: a terminal may stand still
 
 Posted = ev.Event | WorkerHandle | WorkerStartError | ShutdownRequest | Callable[[], None]
 
@@ -117,8 +119,10 @@ class Dispatcher:
             "max_tasks": options.max_tasks_per_child, "memory_limit": options.memory_limit,
             "threads": options.threads_per_worker,
         }  # fmt: skip
+        self._output = None if options.output is None else OutputReader(options.output, options.name)
         self.supervisor = Supervisor(
-            options.workers, options.context, self._outbox, self.answers.write_fd, spec, self.post, options.name
+            options.workers, options.context, self._outbox, self.answers.write_fd, spec, self.post, options.name,
+            self._output,
         )  # fmt: skip
         with descriptors.no_fork:
             self._epoll = select.epoll()
@@ -134,6 +138,7 @@ class Dispatcher:
             self._book, self._break, options.memory_limit,
             self.memory.lent,
         )  # fmt: skip
+        self.supervisor.job_now = self._job_now
         self._doers: dict[type, Callable[[Any], None]] = {
             do.PutBatch: self._put,
             do.Settle: self._settle,
@@ -164,7 +169,15 @@ class Dispatcher:
 
     def is_own_thread(self) -> bool:
         """Whether the caller is the dispatcher thread, inside a callback."""
-        return threading.get_ident() == self._thread.ident
+        own = self._thread.ident, None if self._output is None else self._output.ident
+        return threading.get_ident() in own
+
+    def _job_now(self, handle: WorkerHandle) -> str | None:
+        """The job that a worker runs, by name. Any thread."""
+        try:
+            return self.workforce.job_id_of(handle)
+        except ValueError:  # it has just been buried: its memory is unmapped
+            return None
 
     def join(self, timeout: float | None) -> bool:
         """Wait until no accepted job is open."""
@@ -566,6 +579,8 @@ class Dispatcher:
                 epoll.close()
                 descriptors.forget(fd)
         self._inbox.close()
+        if self._output is not None:
+            self._output.close(_LAST_WORDS_S)
         self.observers.state("closed", monotonic())
         self.closed.set()
         for item in self._inbox.take():  # whoever asks later than this sees that it is closed

@@ -28,6 +28,8 @@ class WorkerEnds:
         answer_fd: int,
         leash_fd: int,
         crash_fd: int,
+        output_fd: int | None = None,
+        log_level: int = 0,
         initializer: Callable[..., Any] | None = None,
         initargs: tuple[Any, ...] = (),
         max_tasks: int | None = None,
@@ -42,6 +44,8 @@ class WorkerEnds:
         self.answer_fd = answer_fd  # write end: answers, see `answers`
         self.leash_fd = leash_fd  # read end: the parent lives
         self.crash_fd = crash_fd  # where faulthandler writes
+        self.output_fd = output_fd  # write end: what is printed here; None: where the parent prints
+        self.log_level = log_level  # of the root logger, if output_fd is there
         self.initializer = initializer
         self.initargs = initargs
         self.max_tasks = max_tasks
@@ -49,11 +53,11 @@ class WorkerEnds:
         self.threads = threads
         self.packed_initializer: bytes | None = None
 
-    _FDS = ("queue_fd", "arena_fd", "channel_fd", "bell_fd", "answer_fd", "leash_fd", "crash_fd")
+    _FDS = ("queue_fd", "arena_fd", "channel_fd", "bell_fd", "answer_fd", "leash_fd", "crash_fd", "output_fd")
 
     def fds(self) -> list[int]:
         """All descriptors a forked worker keeps."""
-        return [getattr(self, name) for name in self._FDS]
+        return [fd for name in self._FDS if (fd := getattr(self, name)) is not None]
 
     def __getstate__(self) -> dict[str, Any]:
         from mpengine.runtime.launching import dump_for_child  # in the parent only: children do not pay for it
@@ -61,7 +65,8 @@ class WorkerEnds:
         context.assert_spawning(self)
         state = dict(self.__dict__)
         for name in self._FDS:
-            state[name] = reduction.DupFd(state[name])
+            if state[name] is not None:
+                state[name] = reduction.DupFd(state[name])
         if self.initializer is not None:
             state["packed_initializer"] = dump_for_child((self.initializer, self.initargs))
             state["initializer"], state["initargs"] = None, ()
@@ -69,6 +74,7 @@ class WorkerEnds:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name in self._FDS:
-            state[name] = state[name].detach()
-            os.set_inheritable(state[name], False)
+            if state[name] is not None:
+                state[name] = state[name].detach()
+                os.set_inheritable(state[name], False)
         self.__dict__.update(state)

@@ -10,17 +10,19 @@ raised, so one request raises once.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import pickle
 import resource
+import threading
 import traceback
 from collections.abc import Callable
 from types import FrameType, TracebackType
 
 from mpengine.arrays import parcel
 from mpengine.arrays.parcel import LARGE, Parcel, note_read_only
-from mpengine.core.naming import id_text
+from mpengine.core.naming import MAP, id_text
 from mpengine.current import CurrentJob
 from mpengine.interrupt import JobInterrupt
 from mpengine.runtime.channel import LogWriter
@@ -33,7 +35,10 @@ from mpengine.wire.remote_error import pack_error, traceback_of
 
 TYPE_CHECKING = False  # as typing has it, whose import takes a worker milliseconds
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from typing import Any
+
+    from mpengine.runtime.printing import Printer
 
 RING_S = 0.001  # results wait at most this long for the log, and the bell, while jobs keep ending
 GROUP_S = 0.0001  # of short calls of a map, whose values are made safe together: what a crash may cause to run again
@@ -50,6 +55,7 @@ class Runner:
 
     Attributes:
         idle: The main thread runs nothing, so that the signal handler may.
+        printer: Where what jobs print goes, if not where the parent prints.
 
     Args:
         log: Where the ends go.
@@ -84,6 +90,8 @@ class Runner:
         self._groups: dict[int, tuple[int, bool]] = {}  # of mapped functions: calls in a group, whether they are short
         self._held: Held | None = None
         self._progress_shown = False
+        self._main_thread = threading.get_ident()
+        self.printer: Printer | None = None
 
     def leave_soon(self) -> None:
         """Start no further item. Any thread."""
@@ -93,22 +101,38 @@ class Runner:
 
     def describe(self) -> CurrentJob | None:
         """For `current_job()`."""
-        if os.getpid() != self._pid or not self._words[wire.STARTED] & wire.INDEX_MASK:
-            return None
-        if self._held is not None:
-            batch, index = wire.split_started(self._words[wire.STARTED])
-            if batch != self._held.batch:
-                return None
-            names = self._held.names
-            name = f"map-{self._held.position + index}" if names is None else id_text(names[index])
-            about: tuple[str, int, float | None] = (name, 1, None)
-        elif self._current is not None:
-            label, attempt, deadline = self._current
-            about = (id_text(label), attempt, deadline)
-        else:
+        about = self._about() if os.getpid() == self._pid else None
+        if about is None:
             return None
         word = self._words[wire.STARTED]
         return CurrentJob(*about, lambda: self._words[wire.INTERRUPT] == word, self._show_progress)
+
+    def job_id(self) -> str | None:
+        """Of the job that runs; also in a process that it has forked."""
+        about = self._about()
+        return None if about is None else about[0]
+
+    def _about(self) -> tuple[str, int, float | None] | None:
+        """Of the job that runs: id, attempt, deadline."""
+        word = self._words[wire.STARTED]
+        held, current = self._held, self._current  # any thread asks: both may change meanwhile
+        if not word & wire.INDEX_MASK:
+            return None
+        if held is not None:
+            batch, index = wire.split_started(word)
+            if batch != held.batch:
+                return None
+            return f"{MAP}{held.position + index}" if held.names is None else id_text(held.names[index]), 1, None
+        if current is not None:
+            label, attempt, deadline = current
+            return id_text(label), attempt, deadline
+        return None
+
+    def shielded(self) -> AbstractContextManager[None]:
+        """A context in which the job is not broken off."""
+        if threading.get_ident() != self._main_thread:
+            return contextlib.nullcontext()  # signals are the main thread's
+        return _Shield(self)
 
     def _show_progress(self, done: float, total: float) -> None:
         self._progress_shown = True
@@ -137,6 +161,8 @@ class Runner:
 
     def rest(self) -> None:
         """Between two batches: be idle; what the parent wants, now or by its signal, is done at once."""
+        if self.printer is not None:
+            self.printer.flush()
         self.idle = True
         while self._words[wire.LEAN] != self._lean_seen:  # after `idle` was set: a signal before that did nothing
             self.idle = False  # one that comes meanwhile must not begin it again in the middle

@@ -10,6 +10,8 @@ posts the handle to the dispatcher.
 from __future__ import annotations
 
 import contextlib
+import functools
+import logging
 import os
 import queue
 import signal
@@ -31,10 +33,11 @@ from mpengine.runtime.channel import LogReader
 from mpengine.runtime.clock import monotonic
 from mpengine.runtime.ends import WorkerEnds
 from mpengine.runtime.outbox import Outbox
+from mpengine.runtime.output import OutputReader
 from mpengine.runtime.process import WorkerProcess
 from mpengine.runtime.weighing import family, resident_bytes
 
-WORKER_DESCRIPTORS = 16  # of a worker while it is started, a first fork server included; half of them stay
+WORKER_DESCRIPTORS = 18  # of a worker while it is started, a first fork server included; half of them stay
 _STACK_WAIT_S = 0.1  # for a worker's faulthandler to write; C code with the GIL held does not delay it
 _STACK_BYTES = 1 << 16
 _STOP_WAIT_S = 0.1
@@ -62,6 +65,7 @@ class WorkerHandle:
     leash_fds: tuple[int, int]
     crash_fd: int
     started_at: float
+    output_fd: int | None = None  # read end: what it prints; None: it prints where this process prints
     state: WorkerState = WorkerState.STARTING
     ready_at: float | None = None
     leaving: bool = False  # it has said that it goes: recycled
@@ -135,6 +139,8 @@ class Supervisor:
         spec: initializer, initargs, max_tasks, memory_limit and threads of `WorkerEnds`.
         post: Hand something to the dispatcher thread: a new handle, or the error of a failed start.
         name: Of the engine, for process names.
+        output: Reads what workers print; None: they print where this process prints.
+        job_now: The id of the job that a worker runs, for `output`. Set before the first start.
     """
 
     def __init__(
@@ -146,6 +152,7 @@ class Supervisor:
         spec: dict[str, Any],
         post: Callable[[WorkerHandle | WorkerStartError], None],
         name: str,
+        output: OutputReader | None,
     ) -> None:
         self.size = size
         self.handles: dict[int, WorkerHandle] = {}
@@ -157,6 +164,8 @@ class Supervisor:
         self._spec = spec
         self._post = post
         self._name = name
+        self._output = output
+        self.job_now: Callable[[WorkerHandle], str | None] = lambda handle: None
         self._next_id = 1
         self._requests: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._launcher: threading.Thread | None = None
@@ -220,12 +229,14 @@ class Supervisor:
                 bell_r, bell_w = _owned(undo, *os.pipe2(os.O_CLOEXEC))
                 leash_r, leash_w = _owned(undo, *leash.make())
                 (crash_fd,) = _owned(undo, files.create("mpengine-crash"))
-            for fd in (bell_r, bell_w):
-                os.set_blocking(fd, False)
+                output_r, output_w = (None, None) if self._output is None else _owned(undo, *os.pipe2(os.O_CLOEXEC))
+            for fd in (bell_r, bell_w, output_r):
+                if fd is not None:
+                    os.set_blocking(fd, False)
             ends = WorkerEnds(
                 queue_fd=self._outbox.queue.read_fd, arena_fd=self._outbox.arena_fd, arena_key=self.arena.key,
                 channel_fd=log.fd, bell_fd=bell_w, answer_fd=self._answer_fd, leash_fd=leash_r, crash_fd=crash_fd,
-                **self._spec,
+                output_fd=output_w, log_level=logging.root.level, **self._spec,
             )  # fmt: skip
             process = WorkerProcess(self._start_method, f"{self._name}-worker-{worker}", ends)
             process.start()
@@ -237,9 +248,11 @@ class Supervisor:
                 pidfd = os.pidfd_open(pid)
                 descriptors.own(pidfd)
             descriptors.close(bell_w)  # so that its closing at the other side is seen
+            if output_w is not None:
+                descriptors.close(output_w)
             undo.pop_all()
             return WorkerHandle(
-                worker, process, pid, pidfd, log, bell_r, (leash_r, leash_w), crash_fd, monotonic()
+                worker, process, pid, pidfd, log, bell_r, (leash_r, leash_w), crash_fd, monotonic(), output_r
             )  # fmt: skip
 
     def adopt(self, handle: WorkerHandle) -> None:
@@ -255,6 +268,8 @@ class Supervisor:
     def _watch(self, handle: WorkerHandle) -> None:
         self.starting -= 1
         self.handles[handle.id] = handle
+        if self._output is not None and handle.output_fd is not None:
+            self._output.watch(handle.output_fd, handle.pid, functools.partial(self.job_now, handle))
 
     def let_begin(self) -> None:
         """Those that stand by are wanted now."""
@@ -300,6 +315,8 @@ class Supervisor:
         descriptors.close(leash_w)  # the leash first: the kernel kills what is left of the group
         descriptors.close(leash_r, handle.bell_fd, handle.crash_fd, handle.pidfd)
         handle.log.close()
+        if self._output is not None and handle.output_fd is not None:
+            self._output.release(handle.output_fd)
         for number in handle.held:
             self.arena.unpin(number)
         handle.held.clear()

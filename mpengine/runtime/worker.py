@@ -133,6 +133,8 @@ class Worker:
                 os.environ.setdefault(name, str(ends.threads))
         try:
             initializer, initargs = ends.initializer, ends.initargs
+            if ends.output_fd is not None:
+                self._print_to(ends.output_fd, ends.log_level)
             if ends.packed_initializer is not None:
                 initializer, initargs = pickle.loads(ends.packed_initializer)
                 ends.packed_initializer = None
@@ -153,6 +155,13 @@ class Worker:
         self._log.commit(wire.READY)
         self.ring()
         return True
+
+    def _print_to(self, fd: int, log_level: int) -> None:
+        from mpengine.runtime.printing import Printer  # here: logging, which it imports, costs milliseconds
+
+        runner = self._runner
+        runner.printer = Printer(fd, runner.job_id, runner.shielded, log_level)
+        runner.printer.take_over()
 
     # ---- the loop --------------------------------------------------------------------------------------------------
 

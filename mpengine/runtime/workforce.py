@@ -15,6 +15,7 @@ from typing import Protocol, cast
 from mpengine.core import actions as do
 from mpengine.core import events as ev
 from mpengine.core.books import Books
+from mpengine.core.naming import MAP
 from mpengine.core.policy import PILL_GRACE_S, RestartIntensity, Rung
 from mpengine.core.records import Batch, Report
 from mpengine.core.verdicts import human_bytes
@@ -241,18 +242,29 @@ class Workforce:
 
     def job_of(self, handle: WorkerHandle) -> tuple[str | None, float | None]:
         """The job a worker runs now, by name, and since when. Any thread: so it may be over already."""
+        id, since, mapped = self._item_of(handle)
+        if mapped is not None:
+            return f"call {id.removeprefix(MAP)} of map(`{mapped}`)", None
+        return id or None, since
+
+    def job_id_of(self, handle: WorkerHandle) -> str | None:
+        """The same, as the job itself would say it."""
+        return self._item_of(handle)[0] or None
+
+    def _item_of(self, handle: WorkerHandle) -> tuple[str, float | None, str | None]:
+        """What a worker runs: id, since when, the function if it is mapped."""
         seq, index, since = self.board(handle)
         news = self._express.sink_of(seq)  # before the books: it leaves here when it is there
         batch = self._books.batches.get(seq)
         if batch is None and news is not None and index == 0:
-            return (None, None) if news.was_taken() else (news.id, since)
+            return ("", None, None) if news.was_taken() else (news.id, since, None)
         if batch is None or not batch.done <= index < batch.size or self.is_over(batch):
-            return None, None
-        if batch.span is not None:
-            if batch.span.jobs is not None:
-                return batch.span.jobs[batch.span.first + index].id, None
-            return f"call {batch.span.position + batch.span.first + index} of map(`{batch.span.name}`)", None
-        return batch.records[index].job.id, since
+            return "", None, None
+        if batch.span is None:
+            return batch.records[index].job.id, since, None
+        if batch.span.jobs is not None:
+            return batch.span.jobs[batch.span.first + index].id, None, None
+        return f"{MAP}{batch.span.position + batch.span.first + index}", None, batch.span.name
 
     @staticmethod
     def is_over(batch: Batch) -> bool:

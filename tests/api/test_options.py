@@ -39,6 +39,7 @@ from tests.support import WAIT_S, run_python
         ({"memory_limit": "much"}, ValueError),
         ({"memory_limit": "2 GiBs"}, ValueError),
         ({"observers": [3]}, TypeError),
+        ({"output": 3}, TypeError),
         ({"unknown": 1}, TypeError),
     ],
     ids=str,
