@@ -123,6 +123,16 @@ class Source(ABC):
                 self._send()  # nobody else would, if the input blocks now
             self._call_drawer()
 
+    @property
+    def drawn(self) -> int:
+        """Jobs, ever."""
+        return self._drawn
+
+    @property
+    def is_at_its_end(self) -> bool:
+        """Whether no more will be drawn."""
+        return self._ended or self.mailbox.closed
+
     def handed_out(self, jobs: int) -> None:
         """The consumer's user has taken so many results."""
         with self._lock:

@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator
 from multiprocessing.context import BaseContext
 from types import TracebackType
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from mpengine.arrays.parcel import COPY, OWN, leases_of
 from mpengine.arrays.shared import Shared
@@ -41,6 +41,9 @@ from mpengine.streams import (
     map_by_submit,
 )
 from mpengine.wire import codec
+
+if TYPE_CHECKING:
+    from mpengine.progress import EngineProgress
 
 _numbers = itertools.count(1)
 
@@ -76,6 +79,9 @@ class Engine(concurrent.futures.Executor):
         output: Called with what jobs print, as `JobOutput`, in a thread of its own; records that they log go to the
             loggers of this program, with the job's id before the message and as `job_id`. A job that prints waits while
             this is slow. None: jobs print where this program does, as in Executor.
+        progress: Show on stderr how the jobs stand while there are any: how many of how many, how fast, how long yet;
+            a row for each worker, with its job, that job's `CurrentJob.progress`, age and memory; the last failures;
+            and above that, what jobs print. Lines where stderr is no terminal, HTML in a notebook. No job waits for it.
         name: For threads, processes and messages.
 
     Raises:
@@ -98,16 +104,26 @@ class Engine(concurrent.futures.Executor):
         stop_grace: float = DEFAULT_STOP_GRACE_S,
         observers: Iterable[Observer] = (),
         output: Callable[[JobOutput], None] | None = None,
+        progress: bool = False,
         name: str | None = None,
     ) -> None:
+        self._progress: EngineProgress | None = None
+        if progress:
+            from mpengine.progress import EngineProgress  # here: it brings rich
+
+            self._progress = EngineProgress()
         self._options = Options.check(
             max_workers, mp_context, initializer, initargs, max_tasks_per_child=max_tasks_per_child,
             max_pending=max_pending, timeout=timeout, retries=retries, memory_limit=memory_limit,
-            threads_per_worker=threads_per_worker, stop_grace=stop_grace, observers=observers, output=output,
+            threads_per_worker=threads_per_worker, stop_grace=stop_grace, observers=observers,
+            output=output if output is not None or self._progress is None else self._progress.output,
+            failed=None if self._progress is None else self._progress.failed,
             name=name or f"mpengine-{next(_numbers)}",
         )  # fmt: skip
         self._max_workers = self._options.workers  # ProcessPoolExecutor's users read it
         self._dispatcher = Dispatcher(self._options)
+        if self._progress is not None:
+            self._progress.begin(self._dispatcher)
         self._lane = self._dispatcher.lane
         options = self._options
         # Nothing makes each call a case of its own: no limits; nor, as long as nobody looks, events; nor, for
@@ -168,7 +184,8 @@ class Engine(concurrent.futures.Executor):
         """
         self._check_open()
         sure = never_blocks(jobs)
-        return iterate_outcomes(self._run_stream(iter(jobs), sure=sure, ordered=ordered), self)
+        length = self._length((jobs,))
+        return iterate_outcomes(self._run_stream(iter(jobs), sure=sure, ordered=ordered, length=length), self)
 
     def _run_stream(
         self,
@@ -178,13 +195,25 @@ class Engine(concurrent.futures.Executor):
         ordered: bool,
         deadline: float | None = None,
         buffersize: int | None = None,
+        length: int | None = None,
     ) -> RunStream:
         source = JobSource(
             self._dispatcher, jobs, self._admitter(), sure=sure, buffersize=buffersize, in_spans=self._plain
         )  # fmt: skip
+        if self._progress is not None:
+            self._progress.expect(source, length)
         return RunStream(
             self._dispatcher, source, ordered=ordered, deadline=deadline, counts_each=buffersize is not None
         )  # fmt: skip
+
+    def _length(self, iterables: Iterable[Any]) -> int | None:
+        """Of an input, for those who look on; None: they do not, or nobody knows."""
+        if self._progress is None:
+            return None
+        try:
+            return min(map(len, iterables), default=0)
+        except Exception:  # it has no length, or its class raises
+            return None
 
     def _admitter(self) -> Callable[..., Record]:
         """Makes records for `run`; without a reference to the engine, for a thread may keep it."""
@@ -233,12 +262,15 @@ class Engine(concurrent.futures.Executor):
         deadline = None if timeout is None else monotonic() + timeout
         items = zip(*iterables, strict=False)
         sure = all(map(never_blocks, iterables))
+        length = self._length(iterables)
         if type(self).submit is not Engine.submit or "submit" in self.__dict__:
             return map_by_submit(self.submit, fn, items, deadline, buffersize or 4 * self._max_workers)
         if not self._plain or self._observers.looking:
             # Each call is a job with limits of its own, and with events for those who look.
             jobs = (Job(fn, args) for args in items)
-            stream = self._run_stream(jobs, sure=sure, ordered=ordered, deadline=deadline, buffersize=buffersize)
+            stream = self._run_stream(
+                jobs, sure=sure, ordered=ordered, deadline=deadline, buffersize=buffersize, length=length
+            )  # fmt: skip
             return iterate_values(stream, self)
         try:
             packed = codec.pack(fn, self._dispatcher.arena, COPY)
@@ -252,6 +284,8 @@ class Engine(concurrent.futures.Executor):
             self._dispatcher, MappedFunction(function_name(fn), packed, star), pace_key(fn),
             items if star else iter(iterables[0]), sure=sure, buffersize=buffersize,
         )  # fmt: skip
+        if self._progress is not None:
+            self._progress.expect(source, length)
         return Values(MapStream(source, ordered=ordered, deadline=deadline, counts_each=buffersize is not None), self)
 
     # ---- data for many jobs ----------------------------------------------------------------------------------------
@@ -346,6 +380,8 @@ class Engine(concurrent.futures.Executor):
         )
         if wait and not dispatcher.is_own_thread():
             dispatcher.closed.wait()
+            if self._progress is not None:
+                self._progress.close()
         return dispatcher.report or dispatcher.interim_report()
 
     def __exit__(

@@ -118,6 +118,11 @@ class JobOutput:
     stream: str
     text: str
 
+    @property
+    def tag(self) -> str:
+        """What to put before a line of it."""
+        return f"[{self.job_id}]" if self.job_id is not None else f"[worker {self.worker_pid}]"
+
 
 PublicEvent = (
     JobAccepted | JobStarted | JobRetried | JobFinished | WorkerStarted | WorkerReady | WorkerEnded | EngineState

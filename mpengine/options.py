@@ -33,6 +33,7 @@ class Options:
     stop_grace: float
     observers: tuple[Observer, ...]
     output: Callable[[JobOutput], None] | None
+    failed: Callable[[str, BaseException], None] | None
     name: str
 
     @classmethod
@@ -52,6 +53,7 @@ class Options:
         stop_grace: float,
         observers: Iterable[Observer],
         output: Callable[[JobOutput], None] | None,
+        failed: Callable[[str, BaseException], None] | None,
         name: str,
     ) -> Options:
         """Raise TypeError or ValueError for what makes no sense; fill in the defaults."""
@@ -77,7 +79,7 @@ class Options:
         return cls(
             cpu_count() if max_workers is None else max_workers,
             _context(mp_context), initializer, tuple(initargs), max_tasks_per_child, max_pending, timeout, retries,
-            memory_limit, threads_per_worker, stop_grace, observers, output, name,
+            memory_limit, threads_per_worker, stop_grace, observers, output, failed, name,
         )  # fmt: skip
 
 

@@ -15,9 +15,9 @@ import os
 import signal
 import sqlite3
 import stat
-import sys
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,8 +59,9 @@ from mpengine.cli.resuming import make_plan
 from mpengine.cli.signals import Stop
 from mpengine.cli.targets import Target, load_target
 from mpengine.cli.writer import STDOUT_ARGUMENT, ReaderGone, Writer, open_out, refuse_input
-from mpengine.report.failures import Failure, describe
-from mpengine.report.progress import progress_bar
+from mpengine.report.display import Display
+from mpengine.report.failures import Failure, describe, in_a_line
+from mpengine.report.live import Ages, Rate, Standing
 from mpengine.report.render import print_summary
 from mpengine.report.summary import Summary
 
@@ -221,6 +222,10 @@ class _Run:
         self._had_room = True
         self._engine: Engine | None = None
         self._recorder: Recorder | None = None
+        self._display = Display()
+        self._rate = Rate()
+        self._ages = Ages()
+        self._jobs: int | None = None  # how many there are, if that is known
         self._observers = _observers(request)
         self._errors = None if request.errors is None else stack.enter_context(_Errors(request.errors))
         done = frozenset(n for n in (*out.order.waiting, *out.order.gone) if n not in out.retried)
@@ -289,6 +294,7 @@ class _Run:
                 memory_limit=self._request.memory_limit,
                 stop_grace=_STOP_GRACE_S,
                 observers=self._observers,
+                output=self._display.output,
                 name="the engine",
             )
         except EngineBroken:
@@ -404,12 +410,38 @@ class _Run:
 
     # ---- telling -----------------------------------------------------------------------------------------------------
 
-    def _progress(self) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def _progress(self) -> Iterator[None]:
+        """Show how the run stands. Not as rows where the results are shown as well: they would run into each other."""
         shown = self._request.progress
-        if shown is None:
-            # Not where the results are shown as well: they would run into each other.
-            shown = sys.stderr is not None and sys.stderr.isatty() and not self._out.writer.is_terminal
-        return progress_bar(self._summary, total=self._total() if shown else None, shown=shown)
+        apart = not self._out.writer.is_terminal
+        if shown is False or (shown is None and not apart):
+            yield
+            return
+        self._jobs = self._total()
+        over = threading.Event()
+        self._display.begin(self._look, over, live=apart)
+        try:
+            yield
+        finally:
+            over.set()
+            self._display.close()
+
+    def _look(self) -> Standing:
+        """In the display's thread."""
+        now = time.monotonic()
+        summary, engine = self._summary, self._engine
+        return Standing(
+            finished=summary.finished,
+            total=self._jobs,
+            failed=summary.failed,
+            retried=summary.retried,
+            open=True,
+            elapsed=now - self._began,
+            rate=self._rate.add(now, summary.finished),
+            workers=() if engine is None else self._ages.fill(engine.workers(), now),
+            failures=[(id_, in_a_line(failure)) for id_, failure in list(summary.recent)],
+        )
 
     def _total(self) -> int | None:
         if self._request.shape == "path":

@@ -32,6 +32,12 @@ def describe(error: BaseException) -> Failure:
     return Failure(type_name(error), message(error), text, users_line(text))
 
 
+def in_a_line(failure: Failure) -> str:
+    """What went wrong, and where."""
+    where = f" ({failure.where})" if failure.where else ""
+    return f"{failure.type}: {failure.message}".removesuffix(": ") + where
+
+
 def type_name(error: BaseException) -> str:
     """The class as the user knows it: with its module, unless that is a builtin's or a script's."""
     kind = type(error)

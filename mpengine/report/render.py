@@ -37,7 +37,7 @@ def print_summary(summary: Summary, *, wall_s: float, workers: int, file: TextIO
 
 def render(summary: Summary, *, wall_s: float, workers: int) -> list[Text]:
     """One `Text` per line."""
-    lines = [_headline(summary, wall_s, workers)]
+    lines = [headline(summary, wall_s=wall_s, workers=workers)]
     if summary.finished > 1:
         lines.append(Text("slowest:", style="bold"))
         lines += [
@@ -57,7 +57,8 @@ def render(summary: Summary, *, wall_s: float, workers: int) -> list[Text]:
     return lines
 
 
-def _headline(summary: Summary, wall_s: float, workers: int) -> Text:
+def headline(summary: Summary, *, wall_s: float, workers: int) -> Text:
+    """Counts, throughput, what became of the jobs."""
     jobs = _plural(summary.finished, "job")
     rate = f"{summary.finished / wall_s:,.1f} a second, " if wall_s > 0 and summary.finished else ""
     line = Text(f"{jobs} in {wall_s:.2f} s ({rate}{_plural(workers, 'worker')})")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import heapq
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 
 from mpengine.report.failures import Failure
 
 SLOWEST_KEPT = 5
 FAILURES_KEPT = 5
+RECENT_KEPT = 3
 
 
 @dataclass(slots=True)
@@ -19,6 +20,7 @@ class Summary:
     counts: Counter[str] = field(default_factory=Counter)  # by status
     finished: int = 0
     failures: list[tuple[str, Failure]] = field(default_factory=list)  # the first few: id and error
+    recent: deque[tuple[str, Failure]] = field(default_factory=lambda: deque(maxlen=RECENT_KEPT))  # the last few
     retried: int = 0  # jobs that took more than one attempt
     busy_s: float = 0.0  # sum of the durations
     stopped: int = 0  # jobs that were waiting or running when the run was ended early
@@ -30,8 +32,8 @@ class Summary:
         self.busy_s += duration
         if attempts > 1:
             self.retried += 1
-        if failure is not None and len(self.failures) < FAILURES_KEPT:
-            self.failures.append((id_, failure))
+        if failure is not None:
+            self._note(id_, failure)
         slowest = self._slowest  # of equals, the earlier is kept
         if len(slowest) < SLOWEST_KEPT:
             heapq.heappush(slowest, (duration, -self.finished, id_))
@@ -42,8 +44,12 @@ class Summary:
         """A job that was added as succeeded has not, after all: its result could not be used."""
         self.counts["succeeded"] -= 1
         self.counts["failed"] += 1
+        self._note(id_, failure)
+
+    def _note(self, id_: str, failure: Failure) -> None:
         if len(self.failures) < FAILURES_KEPT:
             self.failures.append((id_, failure))
+        self.recent.append((id_, failure))
 
     @property
     def failed(self) -> int:

@@ -28,6 +28,7 @@ from mpengine.core import actions as do
 from mpengine.core import events as ev
 from mpengine.core.ids import OpenIds
 from mpengine.core.ledger import Ledger
+from mpengine.core.naming import MAP
 from mpengine.core.records import Call, Record
 from mpengine.errors import EngineBroken, EngineClosed, EngineError, InternalError, WorkerStartError
 from mpengine.functions import Functions
@@ -107,6 +108,7 @@ class Dispatcher:
             options.name, self._inbox, self._express, self.lane, options.max_pending, self._waiting
         )  # fmt: skip
         self.lane.admit_call = self.admission.admit_call
+        self._failed = options.failed
         self._given_up: deque[tuple[Call, bool]] = deque()
         self._events: deque[ev.Event] = deque()
         self._ended: deque[do.Settle | do.EndCalls] = deque()  # and not delivered
@@ -470,9 +472,11 @@ class Dispatcher:
         self._outbox.forget(action.batch)
 
     def _end_calls(self, action: do.EndCalls) -> None:
-        jobs = action.part.jobs
+        jobs, error = action.part.jobs, action.part.error
         if jobs is not None:
             self.ids.release_calls(jobs)
+        if self._failed is not None and error is not None:
+            self._failed(f"{MAP}{action.part.position}" if jobs is None else jobs[0].id, error)
         if action.wanted:
             self._ended.append(action)
 
@@ -508,6 +512,8 @@ class Dispatcher:
         if self.observers:
             self.observers.finished(record, outcome, monotonic())
         self.ids.release(record)
+        if self._failed is not None and outcome.error is not None:
+            self._failed(record.job.id, outcome.error)
         self._ended.append(action)
 
     def _deliver(self) -> None:

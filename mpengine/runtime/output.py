@@ -182,7 +182,7 @@ class OutputReader:
         try:
             record = logging.makeLogRecord(pickle.loads(packed))
             record.job_id = id
-            record.msg = f"{tag(id, pipe.pid)} {record.msg}"
+            record.msg = f"{JobOutput(id, pipe.pid, 'stderr', '').tag} {record.msg}"
             target = logging.getLogger(record.name)
             if target.isEnabledFor(record.levelno):
                 target.handle(record)
@@ -198,11 +198,6 @@ class _Pipe:
         self.parser = wire.Parser()
         self.raw = b""  # a line that has not ended
         self.raw_id: str | None = None
-
-
-def tag(job_id: str | None, worker_pid: int) -> str:
-    """What stands before a line that a job has printed."""
-    return f"[{job_id}]" if job_id is not None else f"[worker {worker_pid}]"
 
 
 def _text(data: bytes) -> str:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -335,24 +334,3 @@ def test_an_engine_that_breaks_half_way_keeps_what_had_ended(source: str, tmp_pa
     assert last.startswith("mpengine: TARGET 'target.py:f' cannot be imported in a worker: ")
     assert ": RuntimeError: not any more; " in last
     assert last.endswith(f"; {len(records)} jobs have ended; to go on, run it again with --resume")
-
-
-def test_the_progress_bar_is_for_terminals(tmp_path: Path) -> None:
-    write_lines(tmp_path / "in.txt", ["a", "bad", "c"])
-    ours, theirs = pty.openpty()
-    with os.fdopen(theirs, "w") as terminal:
-        with started("run", f"{JOBS}:refuse", "in.txt", "-o", "out.jsonl", cwd=tmp_path, stderr=terminal) as process:
-            assert ended(process).code == 1
-    shown = b""
-    try:
-        while chunk := os.read(ours, 10_000):
-            shown += chunk
-    except OSError:  # how a terminal says that nobody has it open any more
-        pass
-    os.close(ours)
-    assert b"3/3" in shown
-    assert b"1 failed" in shown
-    assert "━".encode() in shown
-    run = mpengine("run", f"{JOBS}:echo", "in.txt", "-o", "out.jsonl", cwd=tmp_path)
-    assert "━" not in run.err
-    assert "3/3" not in run.err

@@ -1,0 +1,3 @@
+from tests.runtime.fixtures import gate, make_gate
+
+__all__ = ["gate", "make_gate"]
