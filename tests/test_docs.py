@@ -23,17 +23,26 @@ OBSERVING = blocks_of("docs/observing.md")
 
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
 def test_a_block_of_the_readme_runs_as_a_script(block: str, tmp_path: Path) -> None:
-    script = tmp_path / "block.py"
-    script.write_text(block)
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=50, cwd=tmp_path)
+    done = run_block(block, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.strip()
+
+
+def run_block(block: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    script = folder / "block.py"
+    script.write_text(block)
+    return subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=50, cwd=folder)
 
 
 @pytest.mark.parametrize("block", OBSERVING, ids=range(len(OBSERVING)))
 def test_a_block_about_observing_runs_as_a_script(block: str, tmp_path: Path) -> None:
     if "Metrics" in block:
         pytest.importorskip("prometheus_client", reason="prometheus_client is not installed: the extra `metrics`")
+    if "progress=True" in block:
+        done = run_block(block, tmp_path)
+        assert done.returncode == 0
+        assert re.fullmatch(r"mpengine: 2,000 jobs in .*: 2,000 succeeded\n", done.stderr)
+        return
     test_a_block_of_the_readme_runs_as_a_script(block, tmp_path)
     if "Report(" in block:
         assert "<title>Thumbnails</title>" in (tmp_path / "report.html").read_text()

@@ -184,7 +184,7 @@ def commands(context: click.Context) -> None:
 @click.option(
     "--progress/--no-progress",
     default=None,
-    help="A progress bar; default: if stderr is a terminal, and the results go elsewhere.",
+    help="How it goes, on stderr: rows in a terminal, else a line now and then; default: if results go elsewhere.",
 )
 @click.version_option(mpengine.__version__, prog_name="mpengine")
 @click.pass_obj
@@ -207,7 +207,7 @@ def run(stop: Stop, /, **typed: Any) -> int:
     Beside an OUT that is a file there is OUT.journal, from which --resume goes on, whatever has ended the run. An
     OUT whose run was complete is begun anew without --resume.
 
-    Messages, progress and a summary go to stderr; so does what TARGET prints, when the results go to stdout. A
+    Messages, progress and a summary go to stderr; so does what jobs print and log, each line with its job's id. A
     first Ctrl-C begins no more jobs and lets those that run finish; a second one ends them.
 
     \b

@@ -124,8 +124,12 @@ class Display:
         try:
             while not over.wait(pause):
                 begun = monotonic()
-                self._surface.draw(look(), self._take())
-                pause = max(_PERIOD_S, (monotonic() - begun) / _SHARE)
+                standing = look()
+                looked = monotonic()
+                text = self._take()
+                self._surface.draw(standing, text)
+                # Lines take as long as they take: who prints them waits for that.
+                pause = max(_PERIOD_S, ((looked if text else monotonic()) - begun) / _SHARE)
         except Exception:
             logging.getLogger("mpengine").exception("the display failed; the jobs go on")
         finally:
