@@ -76,14 +76,14 @@ class Terminal:
 
 
 @contextlib.contextmanager
-def terminal(*arguments: str, cwd: Path, height: int = HEIGHT) -> Iterator[Terminal]:
+def terminal(*arguments: str, cwd: Path, height: int = HEIGHT, term: str = "xterm-256color") -> Iterator[Terminal]:
     """`python ARGUMENT...` in a terminal of 80 columns; killed at the end if it still runs."""
     child = pexpect.spawn(
         sys.executable,
         [*arguments],
         dimensions=(height, WIDTH),
         cwd=str(cwd),
-        env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "NO_COLOR": ""},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": term},
         timeout=WAIT_S,
     )
     try:

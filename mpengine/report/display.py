@@ -145,7 +145,7 @@ class Display:
     def _make_surface(self, *, live: bool) -> _Surface:
         if _in_notebook():
             return _Notebook()
-        if live and sys.stderr.isatty():
+        if live and sys.stderr.isatty() and Console(file=sys.stderr).is_interactive:  # not a dumb one
             return _Terminal(self.add)
         return _Lines()
 

@@ -162,6 +162,7 @@ class Worker:
         runner = self._runner
         runner.printer = Printer(fd, runner.job_id, runner.shielded, log_level)
         runner.printer.take_over()
+        before_leaving.append(runner.printer.flush)
 
     # ---- the loop --------------------------------------------------------------------------------------------------
 

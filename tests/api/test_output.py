@@ -188,6 +188,14 @@ def test_a_new_worker_prints_as_the_one_before_it(make_engine: MakeEngine) -> No
     assert len({one.worker_pid for one in got}) == 6
 
 
+def test_a_worker_that_leaves_says_what_it_has_begun(make_engine: MakeEngine) -> None:
+    got: Got = []
+    engine = make_engine(1, output=got.append, max_tasks_per_child=1)
+    engine.dispatch(Job(printing.say_without_end, ("a",), id="a")).result(WAIT_S)
+    engine.shutdown()
+    assert lines(got, "a") == [("stdout", "begun a")]
+
+
 def test_without_a_taker_jobs_print_where_the_program_does(capfd: pytest.CaptureFixture[str]) -> None:
     with Engine(1, "spawn") as engine:
         engine.submit(printing.say, "x").result(WAIT_S)

@@ -77,6 +77,14 @@ def test_no_progress_means_silence(tmp_path: Path) -> None:
     assert b" of 60 jobs" not in screen.raw
 
 
+def test_a_terminal_that_cannot_move_its_cursor_gets_lines(tmp_path: Path) -> None:
+    write_numbers(tmp_path / "in.txt", 60)
+    arguments = ["run", f"{NOISY}:chatter", "in.txt", "-o", "out.txt"]
+    with terminal("-m", "mpengine", *arguments, cwd=tmp_path, term="dumb") as screen:
+        assert screen.code() == 1
+    assert "━".encode() not in screen.raw
+
+
 def test_where_the_results_are_shown_there_are_no_rows(tmp_path: Path) -> None:
     write_numbers(tmp_path / "in.txt", 3)
     with terminal("-m", "mpengine", "run", "builtins:str.upper", "in.txt", "--progress", cwd=tmp_path) as screen:
