@@ -1,7 +1,9 @@
 """A program in a terminal of its own: what a person would see there, line by line."""
 
 import contextlib
+import functools
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -85,6 +87,8 @@ def terminal(*arguments: str, cwd: Path, height: int = HEIGHT, term: str = "xter
         cwd=str(cwd),
         env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": term},
         timeout=WAIT_S,
+        # Where the tests run in the background of a script, SIGINT is ignored, and would be by the program.
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     try:
         yield Terminal(child, height)
