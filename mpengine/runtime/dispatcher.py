@@ -160,6 +160,8 @@ class Dispatcher:
         else:
             self.supervisor.start(options.workers if options.initializer else 1)  # see `Workforce.first_alone`
         self._thread = threading.Thread(target=self._run, name=f"{options.name}-dispatcher", daemon=True)
+        if self._output is not None:
+            self._output.start()
         self._thread.start()
 
     # ---- any thread ------------------------------------------------------------------------------------------------

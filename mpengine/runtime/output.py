@@ -31,7 +31,7 @@ _STREAMS = {wire.STDOUT: "stdout", wire.STDERR: "stderr"}
 
 
 class OutputReader:
-    """See the module's text. `watch` starts the thread.
+    """See the module's text.
 
     Args:
         deliver: Called in that thread with each piece. If it raises, that is logged, and what follows is dropped.
@@ -51,6 +51,10 @@ class OutputReader:
             descriptors.own(self._wake_fd, self._epoll.fileno())
         self._epoll.register(self._wake_fd, select.EPOLLIN)
 
+    def start(self) -> None:
+        """Begin to read. Not before workers have been forked by this process: no thread may run beside that."""
+        self._thread.start()
+
     # ---- the dispatcher thread ---------------------------------------------------------------------------------------
 
     def watch(self, fd: int, pid: int, job_now: Callable[[], str | None]) -> None:
@@ -59,8 +63,6 @@ class OutputReader:
         Args:
             job_now: The id of the job that it runs.
         """
-        if self._thread.ident is None:
-            self._thread.start()
         self._order(_Pipe(fd, pid, job_now))
 
     def release(self, fd: int) -> None:
@@ -70,9 +72,7 @@ class OutputReader:
     def close(self, timeout: float) -> None:
         """All workers are dead: deliver what is left, and end the thread. Waits at most so many seconds for that."""
         self._order(None)
-        if self._thread.ident is None:
-            self._run()
-        elif threading.current_thread() is not self._thread:
+        if threading.current_thread() is not self._thread:
             self._thread.join(timeout)
 
     @property

@@ -1,6 +1,7 @@
 """What jobs print and log arrives here whole, with their ids, in a thread of its own."""
 
 import logging
+import os
 import threading
 from collections.abc import Callable
 
@@ -194,6 +195,21 @@ def test_a_worker_that_leaves_says_what_it_has_begun(make_engine: MakeEngine) ->
     engine.dispatch(Job(printing.say_without_end, ("a",), id="a")).result(WAIT_S)
     engine.shutdown()
     assert lines(got, "a") == [("stdout", "begun a")]
+
+
+def test_workers_are_forked_before_there_is_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+    fork = os.fork
+
+    def note() -> int:
+        threads.append(threading.active_count())
+        return fork()
+
+    monkeypatch.setattr(os, "fork", note)
+    before = threading.active_count()
+    with Engine(3, "fork", output=lambda one: None):
+        pass
+    assert threads == [before] * 3
 
 
 def test_without_a_taker_jobs_print_where_the_program_does(capfd: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from tests.support import WAIT_S, wait_for
 def watched(reader: OutputReader, job_now: Callable[[], str | None] = lambda: None) -> tuple[int, int]:
     read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
     os.set_blocking(read_fd, False)
+    reader.start()
     descriptors.own(read_fd)
     reader.watch(read_fd, 7, job_now)
     return read_fd, write_fd
@@ -65,5 +66,7 @@ def test_a_line_of_raw_bytes_is_the_jobs_that_ran_when_it_began() -> None:
     ]
 
 
-def test_without_a_worker_there_is_no_thread_to_end() -> None:
-    OutputReader(lambda output: None, "test").close(WAIT_S)
+def test_without_a_worker_it_ends_as_well() -> None:
+    reader = OutputReader(lambda output: None, "test")
+    reader.start()
+    reader.close(WAIT_S)
