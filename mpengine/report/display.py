@@ -228,16 +228,18 @@ class _Terminal:
         sys.stderr = _Proxy(sys.stderr, self._add)
         if sys.stdout is not None and sys.stdout.isatty():
             sys.stdout = _Proxy(sys.stdout, self._add)
-        for handler in logging.root.handlers:  # which hold the streams as they were
+        # Which hold the streams as they were. Not by `setStream`, here and below: it waits for a lock that a thread may
+        # have which logs, and waits for us.
+        for handler in logging.root.handlers:
             if isinstance(handler, logging.StreamHandler) and handler.stream in streams:
                 self._handlers.append((handler, handler.stream))
-                handler.setStream(sys.stdout if handler.stream is streams[0] else sys.stderr)
+                handler.stream = sys.stdout if handler.stream is streams[0] else sys.stderr
 
     def _end(self) -> None:
         if self._live is None:
             return
         for handler, stream in self._handlers:
-            handler.setStream(stream)
+            handler.stream = stream
         self._handlers.clear()
         for name, stream in zip(("stdout", "stderr"), self._streams, strict=True):
             proxy = getattr(sys, name)
@@ -282,14 +284,16 @@ class _Proxy:
     def __init__(self, stream: TextIO, add: Callable[[str], None]) -> None:
         self._stream = stream
         self._add = add
-        self._begun = ""
+        self._begun: dict[int, str] = {}  # lines that have not ended, by thread
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        lines, end, rest = (self._begun + text).rpartition("\n")
-        self._begun = rest
+        thread = threading.get_ident()
+        lines, end, rest = (self._begun.pop(thread, "") + text).rpartition("\n")
+        if rest:
+            self._begun[thread] = rest
         if end:
             self._add(f"{lines}\n")
         return len(text)
@@ -302,8 +306,9 @@ class _Proxy:
 
     def end(self) -> None:
         """What is left was no whole line."""
-        if self._begun:
-            self._add(f"{self._begun}\n")
+        for begun in [*self._begun.values()]:
+            self._add(f"{begun}\n")
+        self._begun.clear()
 
 
 class _AsItIs:
@@ -324,7 +329,6 @@ class _Lines:
     def __init__(self) -> None:
         self._told_at = monotonic()
         self._pause = _FIRST_LINE_S
-        self._told = ""
 
     def draw(self, standing: Standing, text: str) -> None:
         now = monotonic()

@@ -132,11 +132,50 @@ def test_of_a_stream_that_stands_in_only_whole_lines_are_shown() -> None:
     assert proxy.getvalue() == ""  # of the stream it stands for
 
 
-def test_handlers_that_hold_the_stream_are_led_past_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Screen(io.StringIO):
-        def isatty(self) -> bool:
-            return True
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
+
+def test_the_end_does_not_wait_for_a_thread_that_logs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which has its handler's lock, and waits for the display."""
+    screen = Screen()
+    monkeypatch.setattr(sys, "stderr", screen)
+    handler = logging.StreamHandler(screen)
+    logging.root.addHandler(handler)
+    logging_now, ending = threading.Event(), threading.Event()
+
+    class Slow(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            logging_now.set()
+            wait_for(ending)
+            return super().format(record)
+
+    try:
+        handler.setFormatter(Slow())
+        one, over = shown(standing)
+        wait_for(lambda: isinstance(sys.stderr, display._Proxy))
+        end = display._Terminal.end
+
+        def note(self: display._Terminal, text: str) -> None:
+            ending.set()
+            end(self, text)
+
+        monkeypatch.setattr(display._Terminal, "end", note)
+        logger = threading.Thread(target=logging.getLogger("tests.display").error, args=("late",))
+        logger.start()
+        wait_for(logging_now)
+        over.set()
+        assert one._thread is not None
+        one._thread.join(WAIT_S)
+        assert not one._thread.is_alive()
+        logger.join(WAIT_S)
+        assert "late\n" in screen.getvalue()
+    finally:
+        logging.root.removeHandler(handler)
+
+
+def test_handlers_that_hold_the_stream_are_led_past_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Screen()
     monkeypatch.setattr(sys, "stderr", screen)
     handler = logging.StreamHandler(screen)
