@@ -70,7 +70,7 @@ def test_it_is_seen_in_a_terminal(script: str, gate: Gate, tmp_path: Path) -> No
         )
         at = next(at for at, line in enumerate(lines) if line.startswith("3 of 6 jobs"))
         assert lines[at + 1] == "  1 failed"
-        assert re.fullmatch(r" *\d+ n[345] +[━╸╺]+ +[\d.]+ s +\d+ MiB", lines[at + 2])
+        assert re.fullmatch(r" *\d+ n[0-5] +[━╸╺]+ +[\d.]+ s +\d+ MiB", lines[at + 2])
         assert lines[at + 4].startswith("  ✗ n2  ValueError: bad 2 (")
         gate.open()
         assert screen.code() == 0
