@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import sys
@@ -12,12 +11,13 @@ from typing import Any
 import click
 
 import mpengine
-from mpengine.batch.formats import INPUT_FORMATS, OUTPUT_FORMATS, Format
+from mpengine.batch.formats import INPUT_FORMATS, OUTPUT_FORMATS
 from mpengine.cli.journals import show_failures, show_status
 from mpengine.cli.problems import EXIT_ENGINE_BROKE, EXIT_SIGNAL, EXIT_USAGE, Interrupted, Problem, say
-from mpengine.cli.run import Halt, Request
+from mpengine.cli.run import Request
 from mpengine.cli.run import run as run_request
 from mpengine.cli.signals import Stop
+from mpengine.cli.typed import as_halt, as_seconds, as_size, as_workers, take_formats
 from mpengine.cli.writer import STDOUT_ARGUMENT
 
 _DEBUG_VARIABLE = "MPENGINE_DEBUG"
@@ -55,52 +55,6 @@ class _OneLineGroup(click.Group):
             )
             code = EXIT_ENGINE_BROKE
         sys.exit(code)
-
-
-def _size(text: str) -> int:
-    try:
-        return mpengine.parse_size(text)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
-
-
-def _workers(text: str) -> int:
-    """So many, or a part of the CPUs."""
-    try:
-        part = text.endswith("%")
-        found = float(text.removesuffix("%")) if part else int(text)
-        if not found > 0 or not math.isfinite(found):
-            raise ValueError
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is neither a number of workers nor, as 50%, a part of the CPUs") from None
-    return max(1, round(mpengine.cpu_count() * found / 100)) if part else int(found)
-
-
-def _halt(text: str) -> Halt:
-    if text == "never":
-        return Halt()
-    try:
-        if text.endswith("%"):
-            part = float(text.removesuffix("%")) / 100
-            if not 0 < part <= 1:
-                raise ValueError
-            return Halt(part=part)
-        count = int(text)
-        if count < 1:
-            raise ValueError
-        return Halt(count=count)
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is neither never, nor a number of failures, nor a part, as 5%") from None
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not (seconds > 0 and math.isfinite(seconds)):
-        raise click.BadParameter(f"{text!r} is not a number of seconds greater than 0")
-    return seconds
 
 
 @click.group(
@@ -159,9 +113,9 @@ def commands(context: click.Context) -> None:
     "--metrics-port", metavar="N", type=click.IntRange(1, 65535), help="Metrics for Prometheus, on 127.0.0.1 only."
 )
 @click.option(
-    "--workers", metavar="N|N%", type=_workers, help="Worker processes, or a part of the CPUs; default: 100%."
+    "--workers", metavar="N|N%", type=as_workers, help="Worker processes, or a part of the CPUs; default: 100%."
 )
-@click.option("--timeout", metavar="S", type=_seconds, help="Seconds that each attempt of a job may take.")
+@click.option("--timeout", metavar="S", type=as_seconds, help="Seconds that each attempt of a job may take.")
 @click.option(
     "--retries",
     metavar="N",
@@ -172,12 +126,12 @@ def commands(context: click.Context) -> None:
 @click.option(
     "--halt",
     metavar="WHEN",
-    type=_halt,
+    type=as_halt,
     default="never",
     help="Begin no more jobs after N failures, or N% of at least 100 jobs; default: never.",
 )
-@click.option("--memory-limit", metavar="SIZE", type=_size, help="Of a worker, as 2GiB; a job past it fails.")
-@click.option("--min-free-memory", metavar="SIZE", type=_size, help="Begin no jobs while the machine has less.")
+@click.option("--memory-limit", metavar="SIZE", type=as_size, help="Of a worker, as 2GiB; a job past it fails.")
+@click.option("--min-free-memory", metavar="SIZE", type=as_size, help="Begin no jobs while the machine has less.")
 @click.option("--nice", metavar="N", type=click.IntRange(-20, 19), help="The niceness of the workers.")
 @click.option("--limit", metavar="N", type=click.IntRange(min=1), help="Take the first N jobs only.")
 @click.option("--dry-run", is_flag=True, help="List the jobs, one line of JSON each, and run none.")
@@ -219,10 +173,7 @@ def run(stop: Stop, /, **typed: Any) -> int:
       130  interrupted by Ctrl-C (143: by SIGTERM); what has ended is kept
       141  whoever read stdout closed it, as head does
     """
-    for name in ("input_format", "output_format"):
-        typed[name] = None if typed[name] is None else Format(typed[name])
-    if typed["shape"] == "path" and (typed["chunk"] or typed["input_format"]):
-        raise Problem("--as path makes each INPUT a job, so there is nothing for --chunk or --from to do; leave it out")
+    take_formats(typed)
     try:
         return run_request(Request(**typed), stop)
     except Interrupted as error:
