@@ -56,6 +56,7 @@ class Curve:
         serial: The part that does not get faster with workers, by Amdahl's law; None: nothing to fit it to.
         misfit: How far the law is from a measured median at most, as a part of that.
         best: A number of workers, see `best_of`.
+        over_loop: How much faster that is than the plain loop.
     """
 
     jobs: int
@@ -66,6 +67,7 @@ class Curve:
     serial: Spread | None
     misfit: float | None
     best: int
+    over_loop: Spread | None
 
     def row(self, workers: int) -> Row:
         return next(row for row in self.rows if row.workers == workers)
@@ -101,7 +103,8 @@ def curve(rounds: Sequence[Round], *, jobs: int, cpus: int) -> Curve:
         laws = {n: amdahl(serial.median, n) for n in counts if n <= cpus}
         misfit = max(abs(speedups[n].median / law - 1) for n, law in laws.items())
     best = best_of({workers: seconds[workers] for workers in counts})
-    return Curve(jobs, cpus, rows, seconds.get(LOOP), speedups.get(LOOP), serial, misfit, best)
+    over_loop = spread(one[LOOP] / one[best] for one in rounds) if LOOP in seconds else None
+    return Curve(jobs, cpus, rows, seconds.get(LOOP), speedups.get(LOOP), serial, misfit, best, over_loop)
 
 
 def spread(values: Iterable[float]) -> Spread:

@@ -102,8 +102,9 @@ def test_the_loop_is_no_number_of_workers() -> None:
     assert [row.rate for row in found.rows] == [1 / 3.5, 1 / 2]
     assert found.loop == spread([2.0, 1.0])
     assert found.loop_speedup == spread([2.0, 3.0])
+    assert (found.best, found.over_loop) == (2, spread([1.0, 0.5]))
     without = curve([{1: 4.0, 2: 2.0}], jobs=1, cpus=2)
-    assert (without.loop, without.loop_speedup) == (None, None)
+    assert (without.loop, without.loop_speedup, without.over_loop) == (None, None, None)
 
 
 @pytest.mark.parametrize(
