@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import multiprocessing
 import os
 import sys
 from collections import ChainMap
@@ -88,6 +89,7 @@ class _ForkServerPopen(popen_forkserver.Popen):
 
     def _launch(self, process_obj: Any) -> None:
         packed = _packed(self, process_obj, "forkserver")
+        _ensure_server()
         self.sentinel, write_fd = forkserver.connect_to_new_process(self._fds)
         self.server_pid = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
         keep_fd = os.dup(write_fd)  # closed with the process: parent_process().join() in the child waits for that
@@ -98,6 +100,21 @@ class _ForkServerPopen(popen_forkserver.Popen):
             self.pid = forkserver.read_signed(self.sentinel)
         except EOFError:
             raise ConnectionResetError("the fork server has ended") from None  # the next start makes a new one
+
+
+def _ensure_server() -> None:
+    """Have the fork server run, and leave the program's own start method open, if nobody has chosen one.
+
+    multiprocessing asks for that method when it starts the server, and whoever asks decides it: it would be "fork" up
+    to Python 3.13, for the next engine as well, and the program could choose no other any more.
+    """
+    default: Any = multiprocessing.context._default_context
+    was_open = default._actual_context is None
+    try:
+        forkserver.ensure_running()
+    finally:
+        if was_open and default._actual_context is default._default_context:
+            default._actual_context = None
 
 
 class _SpawnPopen(popen_spawn_posix.Popen):

@@ -95,6 +95,19 @@ def test_the_default_start_method_is_what_the_program_chose() -> None:
         assert (done.stdout.strip(), done.stderr) == (used, "")
 
 
+def test_an_engine_does_not_choose_the_programs_start_method() -> None:
+    code = (
+        "import multiprocessing; from mpengine import Engine\n"
+        "def used(engine): return engine.submit(lambda: multiprocessing.get_start_method()).result()\n"
+        "for again in range(2):\n"
+        "    with Engine(1) as engine: print(used(engine), multiprocessing.get_start_method(allow_none=True))\n"
+        "multiprocessing.set_start_method('spawn')\n"
+        "with Engine(1) as engine: print(used(engine))\n"
+    )
+    done = run_python("-c", code)
+    assert (done.stdout.splitlines(), done.stderr) == (["forkserver None", "forkserver None", "spawn"], "")
+
+
 def test_cpu_count_is_what_this_process_may_use() -> None:
     assert 1 <= cpu_count() <= len(os.sched_getaffinity(0))
     one = "os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])"
