@@ -12,6 +12,7 @@ import click
 
 import mpengine
 from mpengine.batch.formats import INPUT_FORMATS, OUTPUT_FORMATS
+from mpengine.cli.bench_command import bench
 from mpengine.cli.journals import show_failures, show_status
 from mpengine.cli.problems import EXIT_ENGINE_BROKE, EXIT_SIGNAL, EXIT_USAGE, Interrupted, Problem, say
 from mpengine.cli.run import Request
@@ -182,6 +183,9 @@ def run(stop: Stop, /, **typed: Any) -> int:
             f"interrupted ({name}) before any job had ended; to go on, run it again",
             EXIT_SIGNAL + error.signum,
         ) from None
+
+
+commands.add_command(bench)
 
 
 @commands.command()

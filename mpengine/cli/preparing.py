@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 
@@ -14,10 +15,20 @@ def prepare_worker(nice: int | None, module: str, attribute: str, file: str, fol
     """
     if nice is not None:
         os.setpriority(os.PRIO_PROCESS, 0, nice)
+    _prepare(("mpengine.batch.outcome_lines", "mpengine.batch.work"), module, attribute, file, folder)
+
+
+def prepare_loop(module: str, attribute: str, file: str, folder: str) -> None:
+    """As `prepare_worker`, for a worker that reads the input itself, see `mpengine.cli.loop`."""
+    _prepare(("mpengine.cli.loop",), module, attribute, file, folder)
+
+
+def _prepare(ours: tuple[str, ...], module: str, attribute: str, file: str, folder: str) -> None:
     before = sys.path[:]
     sys.path[:] = [path for path in before if path != folder]
     try:
-        from mpengine.batch import outcome_lines, work  # noqa: F401
+        for name in ours:
+            importlib.import_module(name)
         from mpengine.cli.targets import find
     finally:
         sys.path[:] = before

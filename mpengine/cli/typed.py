@@ -32,6 +32,11 @@ def as_workers(text: str) -> int:
     return max(1, round(mpengine.cpu_count() * found / 100)) if part else int(found)
 
 
+def as_counts(text: str) -> tuple[int, ...]:
+    """Numbers of workers, with commas between."""
+    return tuple(as_workers(part.strip()) for part in text.split(","))
+
+
 def as_halt(text: str) -> Halt:
     if text == "never":
         return Halt()
