@@ -330,7 +330,10 @@ def test_an_input_that_grows_meanwhile() -> None:
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("where", ["engine", "loop"])
-def test_a_signal_ends_it_at_once(where: str, signum: signal.Signals, code: int, folder: Path) -> None:
+@pytest.mark.parametrize("whole_group", [False, True], ids=["one", "group"])  # a terminal tells the whole group
+def test_a_signal_ends_it_at_once(
+    whole_group: bool, where: str, signum: signal.Signals, code: int, folder: Path
+) -> None:  # fmt: skip
     (folder / "waits.py").write_text(
         IN_LOOP + "import os\n"
         "def f(line):\n"
@@ -343,7 +346,7 @@ def test_a_signal_ends_it_at_once(where: str, signum: signal.Signals, code: int,
     with started(*arguments, cwd=folder) as process:
         count = 1 if where == "loop" else 2
         wait_for(lambda: len(list(folder.glob("hangs-*"))) == count, about="jobs that hang")
-        process.send_signal(signum)
+        (os.killpg if whole_group else os.kill)(process.pid, signum)
         run = ended(process)
     wait_gone(*(int(path.name.removeprefix("hangs-")) for path in folder.glob("hangs-*")))
     assert (run.code, run.out) == (code, "")
