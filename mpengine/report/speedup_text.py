@@ -14,6 +14,7 @@ from mpengine.report.speedup import LOOP, Curve, Spread
 
 WIDTH = 80
 _SHORT_S = 0.05  # of a batch: below, starting and ending it are a good part of its time
+_SHORT_JOB_S = 1e-4
 _UNEVEN = 0.1  # between the quartiles, as a part of the median
 _MISFIT = 0.1
 _NO_PART = 0.0005  # shown as 0.0 %
@@ -58,11 +59,21 @@ def conclusions(found: Curve) -> list[Text]:
         over = [
             f"{best.speedup.median:.2f} times as fast as 1 worker" if best.workers > 1 else "for more are not faster"
         ]
-        if found.over_loop is not None:
+        if found.over_loop is not None and found.over_loop.median >= 1:
             over.append(f"{found.over_loop.median:.2f} times as fast as the plain loop")
-        lines.append(_line("Best", f"{workers(found.best)}, {', '.join(over)}."))
+        lines.append(_line("Best", f"{workers(found.best)}, {', '.join(over)}.{_slower(found)}"))
     lines.append(_line("Serial part", _serial(found)))
     return lines
+
+
+def _slower(found: Curve) -> str:
+    if found.loop is None or found.over_loop is None or found.over_loop.median >= 1:
+        return ""
+    told = f" The plain loop is {1 / found.over_loop.median:.2f} times as fast as that"
+    each = found.loop.median / found.jobs
+    if each < _SHORT_JOB_S:
+        told += f": a job takes {seconds(each)}, less than its way to a worker; --chunk makes longer ones"
+    return f"{told}."
 
 
 def _serial(found: Curve) -> str:

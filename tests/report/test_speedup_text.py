@@ -85,7 +85,7 @@ def by_law(serial: float, *counts: int) -> dict[int, float]:
         (
             {LOOP: 0.5, 1: 1.0, 2: 1.05},
             [
-                "Best: 1 worker, for more are not faster, 0.50 times as fast as the plain loop.",
+                "Best: 1 worker, for more are not faster. The plain loop is 2.00 times as fast as that.",
                 "Serial part: 100.0 % (100.0 … 100.0 %) by Amdahl's law: more workers do not make it faster.",
             ],
         ),
@@ -97,6 +97,16 @@ def by_law(serial: float, *counts: int) -> dict[int, float]:
 )
 def test_what_it_comes_to(one: dict[int, float], said: list[str]) -> None:
     assert sentences(curve([one], jobs=1, cpus=4)) == said
+
+
+def test_jobs_that_are_too_short_are_told_from_others() -> None:
+    best = sentences(curve([{LOOP: 0.25, 1: 1.0, 2: 0.5}], jobs=10_000, cpus=2))[0]
+    assert best == (
+        "Best: 2 workers, 2.00 times as fast as 1 worker. The plain loop is 2.00 times as fast as that: a job takes "
+        "25 µs, less than its way to a worker; --chunk makes longer ones."
+    )
+    longer = sentences(curve([{LOOP: 0.25, 1: 1.0, 2: 0.5}], jobs=1_000, cpus=2))[0]
+    assert longer == "Best: 2 workers, 2.00 times as fast as 1 worker. The plain loop is 2.00 times as fast as that."
 
 
 def test_a_law_that_does_not_fit_says_so() -> None:
