@@ -102,7 +102,7 @@ def curve(rounds: Sequence[Round], *, jobs: int, cpus: int) -> Curve:
     if serial is not None:
         laws = {n: amdahl(serial.median, n) for n in counts if n <= cpus}
         misfit = max(abs(speedups[n].median / law - 1) for n, law in laws.items())
-    best = best_of({workers: seconds[workers] for workers in counts})
+    best = best_of(rounds, counts)
     over_loop = spread(one[LOOP] / one[best] for one in rounds) if LOOP in seconds else None
     return Curve(jobs, cpus, rows, seconds.get(LOOP), speedups.get(LOOP), serial, misfit, best, over_loop)
 
@@ -137,13 +137,15 @@ def karp_flatt(speedup: float, workers: int) -> float | None:
     return None if workers == 1 else (1 / speedup - 1 / workers) / (1 - 1 / workers)
 
 
-def best_of(seconds: Mapping[int, Spread]) -> int:
+def best_of(rounds: Sequence[Round], counts: Iterable[int]) -> int:
     """The least number of workers that is as fast as the fastest, as far as the rounds can tell.
 
-    That is: whose median is not above the upper quartile of the number with the least median.
+    The fastest has the greatest median of speed-ups. As fast as that is whose time over its time, within a round, has a
+    lower quartile of 1 or less; so one round that was disturbed decides nothing.
     """
-    fastest = min(seconds, key=lambda workers: (seconds[workers].median, workers))
-    return min(workers for workers, one in seconds.items() if one.median <= seconds[fastest].upper)
+    counts = sorted(counts)
+    fastest = max(counts, key=lambda workers: spread(one[1] / one[workers] for one in rounds).median)
+    return min(n for n in counts if spread(one[n] / one[fastest] for one in rounds).lower <= 1)
 
 
 def schedule(counts: Iterable[int], rounds: int, seed: int = 1) -> list[list[int]]:

@@ -56,9 +56,9 @@ def conclusions(found: Curve) -> list[Text]:
     lines = []
     if len(found.rows) > 1:
         best = found.row(found.best)
-        over = [
-            f"{best.speedup.median:.2f} times as fast as 1 worker" if best.workers > 1 else "for more are not faster"
-        ]
+        over = ["as far as these rounds tell more are not faster"]
+        if best.workers > 1:
+            over = [f"{best.speedup.median:.2f} times as fast as 1 worker"]
         if found.over_loop is not None and found.over_loop.median >= 1:
             over.append(f"{found.over_loop.median:.2f} times as fast as the plain loop")
         lines.append(_line("Best", f"{workers(found.best)}, {', '.join(over)}.{_slower(found)}"))

@@ -85,7 +85,8 @@ def by_law(serial: float, *counts: int) -> dict[int, float]:
         (
             {LOOP: 0.5, 1: 1.0, 2: 1.05},
             [
-                "Best: 1 worker, for more are not faster. The plain loop is 2.00 times as fast as that.",
+                "Best: 1 worker, as far as these rounds tell more are not faster. "
+                "The plain loop is 2.00 times as fast as that.",
                 "Serial part: 100.0 % (100.0 … 100.0 %) by Amdahl's law: more workers do not make it faster.",
             ],
         ),
