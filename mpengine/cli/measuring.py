@@ -115,7 +115,7 @@ class Measurer:
         except EngineBroken:
             raise
         except (ValueError, OSError) as error:
-            raise Problem(f"the engine cannot start with {workers:,} workers: {error}") from None
+            raise Problem(f"the engine cannot start with {max(1, workers):,} workers: {error}") from None
 
     def _run(self, engine: Engine) -> tuple[int, float, int]:
         batch = self._batch

@@ -287,6 +287,21 @@ def test_jobs_that_fail_are_not_measured(target: str, lines: list[str], part: st
     assert sorted(os.listdir()) == ["bad.txt", "in.txt"]
 
 
+def test_nobody_waits_for_other_jobs_when_one_has_failed() -> None:
+    Path("some.py").write_text(
+        "import os, pathlib, threading, time\n"
+        "def f(line):\n"
+        "    if line == '0':\n"
+        "        while not pathlib.Path('hangs').exists(): time.sleep(0.01)\n"
+        "        raise LookupError(line)\n"
+        "    pathlib.Path('hangs').touch()\n"
+        "    threading.Event().wait()\n"
+    )
+    run = bench("some.py:f", "in.txt", *QUICK)
+    assert (run.code, run.out) == (1, "")
+    assert run.message.startswith("in.txt:1 did not succeed (failed): LookupError: 0 (")
+
+
 def test_a_record_that_is_malformed_is_not_measured() -> None:
     write_lines(Path("bad.jsonl"), ["1", "{"])
     run = bench(f"{JOBS}:echo", "bad.jsonl", *QUICK)
