@@ -129,18 +129,14 @@ def _measure(measurer: Measurer, counts: list[int], request: BenchRequest, stop:
     """A list for each round."""
     orders = schedule([LOOP, *counts], request.rounds)
     rounds: list[list[Measured]] = []
-    with (
-        stop.gently(measurer.abandon),
-        telling(1 + request.rounds * (len(counts) + 1), request.progress) as tell,
-    ):
+    tell = telling(1 + request.rounds * (len(counts) + 1), request.progress)
 
-        def measure(name: str, workers: int) -> Measured:
-            what = f"{name}, {'plain loop' if workers == LOOP else speedup_text.workers(workers)}"
-            tell(what, None)
-            measured = measurer.measure(workers)
-            tell(what, measured.seconds)
-            return measured
+    def measure(name: str, workers: int) -> Measured:
+        measured = measurer.measure(workers)
+        tell(f"{name}, {'plain loop' if workers == LOOP else speedup_text.workers(workers)}", measured.seconds)
+        return measured
 
+    with stop.gently(measurer.abandon):
         jobs = measure("warm-up", counts[-1]).jobs
         if not jobs:
             raise Problem("the INPUT has no records, so there is nothing to measure; name one that has some")

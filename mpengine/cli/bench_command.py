@@ -73,7 +73,7 @@ DEFAULT_ROUNDS = 5
 @click.option(
     "--progress/--no-progress",
     default=None,
-    help="How far it has come, on stderr: a bar in a terminal, else a line for each measurement; default: yes.",
+    help="How far it has come: a line on stderr for each measurement; default: yes.",
 )
 @click.pass_obj
 def bench(stop: Stop, /, **typed: Any) -> int:

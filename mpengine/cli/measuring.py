@@ -15,18 +15,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mpengine import Engine, EngineBroken, EngineClosed, EngineError, Job, Outcome
+from mpengine import Engine, EngineBroken, EngineClosed, Job, Outcome
 from mpengine.batch.work import Encoder
 from mpengine.cli.inputs import Source
 from mpengine.cli.loop import run_loop
 from mpengine.cli.machine import CpuTime
 from mpengine.cli.preparing import prepare_loop, prepare_worker
-from mpengine.cli.problems import EXIT_ENGINE_BROKE, EXIT_JOB_FAILED, Interrupted, Problem
+from mpengine.cli.problems import EXIT_ENGINE_BROKE, EXIT_JOB_FAILED, Interrupted, Problem, why_broken
 from mpengine.cli.readers import Limits, Reader, Shape
 from mpengine.cli.signals import Stop
 from mpengine.cli.targets import Target
 from mpengine.observing import EngineState, PublicEvent, WorkerReady
-from mpengine.report.failures import describe
+from mpengine.report.display import Display
+from mpengine.report.failures import describe, in_a_line
 from mpengine.report.speedup import LOOP
 
 _STOP_GRACE_S = 1.0  # for the jobs that run when another has failed
@@ -71,6 +72,7 @@ class Measurer:
         self._batch = batch
         self._stop = stop
         self._engine: Engine | None = None
+        self._display = Display()  # of what jobs print
 
     def abandon(self) -> None:
         """Ends what is measured, now; `measure` raises `Interrupted`. From the thread that watches the signals."""
@@ -94,7 +96,7 @@ class Measurer:
                 others = CpuTime.now(pids).of_others_since(before) / (time.monotonic() - ready)
         except EngineBroken as error:
             self._check_stop()
-            raise Problem(self._why_broken(error), EXIT_ENGINE_BROKE) from None
+            raise Problem(why_broken(error, self._batch.name), EXIT_ENGINE_BROKE) from None
         except EngineClosed:
             self._check_stop()
             raise
@@ -110,6 +112,7 @@ class Measurer:
                 initializer=prepare_loop if workers == LOOP else prepare_worker,
                 initargs=batch.target.description if workers == LOOP else (None, *batch.target.description),
                 stop_grace=_STOP_GRACE_S,
+                output=self._display.output,
                 name="the engine",
             )
         except EngineBroken:
@@ -157,15 +160,6 @@ class Measurer:
         if self._stop.signum is not None:
             raise Interrupted(self._stop.signum)
 
-    def _why_broken(self, error: EngineBroken) -> str:
-        cause = error.__cause__
-        if cause is None or isinstance(cause, EngineError):
-            return str(error)
-        found = describe(cause)  # the user's own: all that workers do before their first job is to import the target
-        where = f"{found.where}: " if found.where else ""
-        what = f"{found.type}: {found.message}".removesuffix(": ")
-        return f"TARGET {self._batch.name!r} cannot be imported in a worker: {where}{what}"
-
 
 def _wait_until_ready(engine: Engine, workers: int) -> None:
     """Until so many workers take jobs, or the engine does not."""
@@ -184,11 +178,9 @@ def _wait_until_ready(engine: Engine, workers: int) -> None:
 
 def _no_success(outcome: Outcome) -> Problem:
     assert outcome.error is not None
-    failure = describe(outcome.error)
-    where = f" ({failure.where})" if failure.where else ""
-    what = f"{failure.type}: {failure.message}".removesuffix(": ")
+    what = in_a_line(describe(outcome.error))
     return Problem(
-        f"{outcome.job.id} did not succeed ({outcome.status}): {what}{where}; figures of jobs that "
+        f"{outcome.job.id} did not succeed ({outcome.status}): {what}; figures of jobs that "
         "fail would mislead, so there are none: put it right, or leave it out of the INPUT, and run it again",
         EXIT_JOB_FAILED,
     )

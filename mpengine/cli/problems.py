@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import sys
 
+from mpengine import EngineBroken, EngineError
+from mpengine.report.failures import describe
 from mpengine.report.text import one_line
 
 EXIT_OK = 0
@@ -30,6 +32,18 @@ class Interrupted(KeyboardInterrupt):
         name = signal.Signals(signum).name
         super().__init__(f"interrupted ({name}) before any job had ended; to go on, run it again")
         self.signum = signum
+
+
+def why_broken(error: EngineBroken, target: str) -> str:
+    """In a line. If it is something of the user's, it is out of the only thing that workers do before their first job:
+    they import the target."""
+    cause = error.__cause__
+    if cause is None or isinstance(cause, EngineError):
+        return str(error)
+    found = describe(cause)
+    where = f"{found.where}: " if found.where else ""
+    what = f"{found.type}: {found.message}".removesuffix(": ")
+    return f"TARGET {target!r} cannot be imported in a worker: {where}{what}"
 
 
 def say(line: str) -> None:

@@ -27,7 +27,6 @@ from mpengine import (
     Engine,
     EngineBroken,
     EngineClosed,
-    EngineError,
     Metrics,
     Outcome,
     Report,
@@ -53,6 +52,7 @@ from mpengine.cli.problems import (
     Interrupted,
     Problem,
     say,
+    why_broken,
 )
 from mpengine.cli.readers import Limits, Reader, Shape, count_lines
 from mpengine.cli.resuming import make_plan
@@ -265,7 +265,7 @@ class _Run:
             return self._interrupted() if self._stop.signum is not None else gone.exit_code
         except EngineBroken as error:
             wall_s = time.monotonic() - started
-            problem = Problem(f"{self._why_broken(error)}; {self._kept()}", EXIT_ENGINE_BROKE)
+            problem = Problem(f"{why_broken(error, self._request.target)}; {self._kept()}", EXIT_ENGINE_BROKE)
         except Problem as error:
             problem = error
         except (sqlite3.Error, OSError) as error:
@@ -472,16 +472,6 @@ class _Run:
         signum = self._stop.signum or signal.SIGINT
         say(f"interrupted ({signal.Signals(signum).name}); {self._kept()}")
         return EXIT_SIGNAL + signum
-
-    def _why_broken(self, error: EngineBroken) -> str:
-        cause = error.__cause__
-        if cause is None or isinstance(cause, EngineError):
-            return str(error)
-        # The user's own, out of the only thing that workers do before their first job: they import the target.
-        found = describe(cause)
-        where = f"{found.where}: " if found.where else ""
-        what = f"{found.type}: {found.message}".removesuffix(": ")
-        return f"TARGET {self._request.target!r} cannot be imported in a worker: {where}{what}"
 
     def _kept(self) -> str:
         """What is there already, and how to go on."""

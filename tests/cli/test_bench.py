@@ -1,9 +1,7 @@
 """`mpengine bench`: what it measures, what it tells of it, and what it refuses to tell."""
 
-import contextlib
 import json
 import os
-import pty
 import signal
 import stat
 import statistics
@@ -90,9 +88,9 @@ def test_a_benchmark() -> None:
 
     said = run.err.splitlines()
     names = ["plain loop" if n is None else "1 worker" if n == 1 else "2 workers" for one in order for n in one]
-    assert said[0].startswith("mpengine: warm-up, 2 workers: ")
+    assert said[0].startswith("mpengine: 1 of 7: warm-up, 2 workers: ")
     for number, (line, name) in enumerate(zip(said[1:7], names, strict=True)):
-        assert line.startswith(f"mpengine: round {1 + number // 3} of 2, {name}: ")
+        assert line.startswith(f"mpengine: {2 + number} of 7: round {1 + number // 3} of 2, {name}: ")
     assert said[7].startswith("mpengine: the batch takes ")
     assert len(said) == 8
 
@@ -144,22 +142,6 @@ def test_a_target_may_have_the_name_of_a_module_that_is_needed() -> None:
         Path(f"shadows/{name}.py").write_text("def f(line): return line\n")
     run = bench("shadows/json.py:f", "in.txt", *QUICK)
     assert run.code == 0, run.err
-
-
-def test_a_bar_is_for_terminals(folder: Path) -> None:
-    ours, theirs = pty.openpty()
-    with os.fdopen(theirs, "w") as terminal:
-        arguments = ("bench", f"{JOBS}:echo", "in.txt", "--workers", "2", "--rounds", "1")
-        with started(*arguments, cwd=folder, stderr=terminal) as process:
-            assert ended(process).code == 0
-    shown = b""
-    with contextlib.suppress(OSError):  # how a terminal says that nobody has it open any more
-        while chunk := os.read(ours, 10_000):
-            shown += chunk
-    os.close(ours)
-    assert b"4/4" in shown
-    assert "━".encode() in shown
-    assert b"warm-up, 2 workers: " not in shown
 
 
 # ---- what is measured ------------------------------------------------------------------------------------------------
