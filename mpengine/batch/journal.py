@@ -90,7 +90,7 @@ class Journal:
                 raise NoJournal(f"is of version {version}, and this mpengine reads version {_VERSION}")
             if not readonly:
                 db.execute("PRAGMA journal_mode = WAL")
-                db.execute("PRAGMA synchronous = NORMAL")
+                db.execute("PRAGMA synchronous = FULL")  # what a commit allows is done at once: a swap, a removal
                 db.executescript(_SCHEMA)
         except sqlite3.DatabaseError as error:
             db.close()

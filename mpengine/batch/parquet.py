@@ -16,7 +16,7 @@ from typing import Any
 
 from mpengine.batch.order import Entry
 from mpengine.batch.reading import pyarrow
-from mpengine.batch.sinks import NEW, Late, Sink, Taken
+from mpengine.batch.sinks import NEW, Late, Sink, Taken, sync_folder
 from mpengine.batch.work import UnfitResult
 
 GROUP_RESULTS = 1 << 16
@@ -150,7 +150,7 @@ class ParquetSink(Sink):
     def sync(self) -> None:
         """Each group is, when it is written; this is about their names."""
         if os.path.isdir(self._folder):
-            _sync(self._folder)
+            sync_folder(self._folder)
 
     def state(self) -> dict[str, Any]:
         encoded = None if self._schema is None else base64.b64encode(self._schema.serialize().to_pybytes()).decode()
@@ -161,6 +161,7 @@ class ParquetSink(Sink):
             return
         self._write_whole(table for number in range(self._parts) for table in self._groups(self._part(number)))
         os.replace(self._path + NEW, self._path)
+        sync_folder(os.path.dirname(self._path))  # before anybody removes the groups
         self._whole, self._parts = True, 0
 
     def clean(self) -> None:

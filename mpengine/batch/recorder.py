@@ -18,7 +18,7 @@ from typing import Any
 
 from mpengine.batch.journal import FailureRow, Journal
 from mpengine.batch.order import Entry, Order
-from mpengine.batch.sinks import NEW, Late, Sink
+from mpengine.batch.sinks import NEW, Late, Sink, sync_folder
 from mpengine.batch.work import UnfitResult
 
 _PAUSE_S = 0.02  # what comes meanwhile is written together
@@ -285,5 +285,6 @@ def swap(journal: Journal, path: str) -> bool:
     waited = os.path.exists(path + NEW)
     if waited:
         os.replace(path + NEW, path)
+        sync_folder(os.path.dirname(path))
     journal.put("swap", False)
     return waited

@@ -284,5 +284,14 @@ def compress(data: bytes, compression: Compression) -> bytes:
     return data
 
 
+def sync_folder(path: str) -> None:
+    """Wait until the names in it are on the disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def _row_of(line: bytes) -> list[str]:
     return next(csv.reader([line.decode("utf-8", "surrogateescape")]))
