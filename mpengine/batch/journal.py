@@ -7,7 +7,10 @@ size does not grow with the run, but for the failures, which are kept with what 
     run        key, value (JSON): the plan (what shapes OUT), the state (mark, OUT's size, counts)
     entries    jobs whose result is not in OUT yet: it waits for those before it, or came late; or, without a blob,
                that is in OUT above the mark
-    failures   jobs that did not succeed; `at`: where in OUT their result would be, `size`: the bytes they have there
+    failures   jobs that did not succeed; `at`: where in their file of OUT the result would be, `size`: the bytes they
+               have there
+    files      of an OUT that is a folder: the number of each file's first job, as far as the input was read, and the
+               state of those that are finished; each is written once, so a commit does not grow with their number
 """
 
 from __future__ import annotations
@@ -21,9 +24,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from mpengine.batch.order import Entry
+from mpengine.batch.sinks import FileNote
 
 ENDING = ".journal"
-_VERSION = 1
+_VERSION = 2
 _SCHEMA = f"""
 PRAGMA user_version = {_VERSION};
 CREATE TABLE IF NOT EXISTS run (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -32,6 +36,7 @@ CREATE TABLE IF NOT EXISTS failures (
     number INTEGER PRIMARY KEY, id TEXT NOT NULL, status TEXT NOT NULL, type TEXT, message TEXT, traceback TEXT,
     place TEXT, attempts INTEGER, duration REAL, payload BLOB, at INTEGER, size INTEGER NOT NULL DEFAULT 0
 );
+CREATE TABLE IF NOT EXISTS files (number INTEGER PRIMARY KEY, first INTEGER NOT NULL, state TEXT);
 """
 
 
@@ -44,7 +49,7 @@ class FailureRow:
     """A job that did not succeed.
 
     Attributes:
-        at: Its position in OUT; None while the mark is below it.
+        at: Its position in its file of OUT; None while the mark is below it.
         size: What it has there, in the unit of the position.
     """
 
@@ -126,7 +131,7 @@ class Journal:
 
     def clear(self) -> None:
         """Forget everything."""
-        for table in ("run", "entries", "failures"):
+        for table in ("run", "entries", "failures", "files"):
             self._db.execute(f"DELETE FROM {table}")
 
     # ---- entries -----------------------------------------------------------------------------------------------------
@@ -189,13 +194,39 @@ class Journal:
         )  # fmt: skip
 
     def place_failures(self, places: Iterable[tuple[int, int, int]]) -> None:
-        """Number, position and size in OUT of each."""
+        """Number, position and size of each."""
         self._db.executemany(
             "UPDATE failures SET at = ?, size = ? WHERE number = ?", ((at, size, n) for n, at, size in places)
         )
 
     def drop_failures(self, numbers: Iterable[int]) -> None:
         self._db.executemany("DELETE FROM failures WHERE number = ?", ((number,) for number in numbers))
+
+    # ---- files -------------------------------------------------------------------------------------------------------
+
+    def firsts(self) -> list[int]:
+        """The number of the first job of each file that is known of."""
+        return [first for (first,) in self._db.execute("SELECT first FROM files ORDER BY number")]
+
+    def finished(self) -> Iterator[FileNote]:
+        """The files whose state is known."""
+        query = "SELECT number, first, state FROM files WHERE state IS NOT NULL ORDER BY number"
+        for number, first, state in self._db.execute(query):
+            yield FileNote(number, first, json.loads(state))
+
+    def file_state(self, number: int) -> dict[str, Any]:
+        """Of a finished file."""
+        (state,) = self._db.execute("SELECT state FROM files WHERE number = ?", (number,)).fetchone()
+        found: dict[str, Any] = json.loads(state)
+        return found
+
+    def note_files(self, notes: Iterable[FileNote]) -> None:
+        """What is known already stays, where a note has nothing newer."""
+        self._db.executemany(
+            "INSERT INTO files VALUES (?, ?, ?) ON CONFLICT (number) DO UPDATE SET "
+            "state = coalesce(excluded.state, state)",
+            ((note.number, note.first, note.state and json.dumps(note.state)) for note in notes),
+        )
 
 
 def _quoted(path: str) -> str:

@@ -55,8 +55,8 @@ class ParquetSink(Sink):
             self._parts, self._whole = 1, False
         os.makedirs(self._folder, exist_ok=True)
 
-    def wants(self, count: int, size: int) -> bool:
-        return count >= GROUP_RESULTS or size >= GROUP_BYTES
+    def wants(self, entries: Sequence[Entry], size: int) -> bool:
+        return len(entries) >= GROUP_RESULTS or size >= GROUP_BYTES
 
     def take(self, entries: Sequence[Entry], *, final: bool) -> Taken:
         taken = Taken()
@@ -167,6 +167,9 @@ class ParquetSink(Sink):
     def clean(self) -> None:
         if self._whole:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+    def path_of(self, file: int) -> str:
+        return self._path
 
     def size_of(self, blob: bytes) -> int:
         if not blob:

@@ -14,7 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from mpengine.batch.journal import FailureRow, Journal
 from mpengine.batch.order import Entry, Order
@@ -26,6 +26,7 @@ _LEAST_COMMIT_S = 0.25
 _COMMIT_SHARE = 0.1  # of the time, at most, for commits
 MOST_HELD = 1 << 27  # bytes that wait to be written; above it, nothing more is read
 
+_T = TypeVar("_T")
 Item = tuple[Entry, FailureRow | None]
 
 
@@ -38,7 +39,6 @@ class Recorder:
         note_failure: Told of each job that did not succeed, in the recorder's thread.
         on_problem: Told once, in the recorder's thread, that nothing can be written any more.
         told: What else the state of the journal is to say; JSON.
-        path: OUT, where there is a journal.
 
     Attributes:
         problem: Why nothing can be written any more.
@@ -55,7 +55,6 @@ class Recorder:
         note_failure: Callable[[FailureRow], None] = lambda row: None,
         on_problem: Callable[[], None] = lambda: None,
         told: Callable[[], dict[str, Any]] = dict,
-        path: str | None = None,
     ) -> None:
         self._sink = sink
         self._order = order
@@ -64,7 +63,6 @@ class Recorder:
         self._note_failure = note_failure
         self._on_problem = on_problem
         self._told = told
-        self._path = path
         self._arrived: deque[Item] = deque()
         self._wake = threading.Event()
         self._closing = threading.Event()
@@ -148,7 +146,7 @@ class Recorder:
     def _write(self, *, final: bool) -> None:
         order = self._order
         entries = order.next()
-        if not entries or (not final and not self._sink.wants(len(entries), order.size)):
+        if not entries or (not final and not self._sink.wants(entries, order.size)):
             return
         taken = self._sink.take(entries, final=final)
         order.took(taken.count)
@@ -193,6 +191,8 @@ class Recorder:
             journal.keep(entry for number, entry in present.items() if number not in self._kept)
             journal.drop(self._kept_gone - order.gone)
             journal.keep_gone(order.gone - self._kept_gone)
+            journal.note_files(self._sink.notes())
+        self._sink.clean()
         self._kept = set(present)
         self._kept_gone = set(order.gone)
         self._failures.clear()
@@ -225,35 +225,58 @@ class Recorder:
         self._write(final=True)
         self._sink.finish()
         self._commit(complete=True)
-        self._sink.clean()
         if self._order.late:
             self._mend()
 
     def _mend(self) -> None:
-        """Put late results in their places: a new OUT, a note that it is to take the old one's place, and the swap."""
-        journal = self._journal
+        """Put late results in their places: new files, a note that they are to take the old ones' place, and the swap.
+
+        All files at once, so that the note is one: whether a late result is in its place is not asked file by file.
+        """
+        journal, sink = self._journal, self._sink
         assert journal is not None
-        assert self._path is not None
-        rows = {row.number: row for row in journal.failures()}
+        rows = _by_file(sink, {row.number: row for row in journal.failures()})
+        states: dict[int, dict[str, Any]] = {}
+        mended: list[int] = []
+        places: list[tuple[int, int, int]] = []
+        for file, entries in sorted(_by_file(sink, self._order.late).items()):
+            with sink.opened(file) as one:
+                late = self._fitting(one, entries, rows[file])
+                if late:
+                    states[file] = one.rewrite([Late(splice.at, splice.size, splice.entry.blob) for splice in late])
+                    mended += [splice.number for splice in late if not splice.entry.failed]
+                    places += shifted(rows[file].values(), late)
+        with journal.transaction():
+            journal.put("state", self._state(sink.mended(states), complete=True))
+            journal.note_files(sink.notes())
+            journal.put("swap", list(states))
+            journal.add_failures(self._failures.values())
+            journal.drop(self._order.late)
+            journal.drop_failures(mended)
+            journal.place_failures(places)
+        sink.clean()
+        self._failures.clear()
+        swap(journal, sink.path_of)
+
+    def _fitting(self, sink: Sink, entries: dict[int, Entry], rows: dict[int, FailureRow]) -> list[Splice]:
+        """The late results that have a place in their file, in its order."""
         late: list[Splice] = []
-        for number, entry in self._order.late.items():
+        for number, entry in entries.items():
             row = rows[number]
             assert row.at is not None
             try:
-                late.append(Splice(row.at, number, row.size, self._sink.size_of(entry.blob), entry))
+                late.append(Splice(row.at, number, row.size, sink.size_of(entry.blob), entry))
             except UnfitResult as error:
                 self._refuse(entry, str(error))
-        late.sort(key=lambda one: (one.at, one.number))
-        state = self._sink.rewrite([Late(one.at, one.size, one.entry.blob) for one in late])
-        with journal.transaction():
-            journal.put("state", self._state(state, complete=True))
-            journal.put("swap", True)
-            journal.add_failures(self._failures.values())
-            journal.drop(self._order.late)
-            journal.drop_failures(one.number for one in late if not one.entry.failed)
-            journal.place_failures(shifted(rows.values(), late))
-        self._failures.clear()
-        swap(journal, self._path)
+        return sorted(late, key=lambda one: (one.at, one.number))
+
+
+def _by_file(sink: Sink, found: dict[int, _T]) -> dict[int, dict[int, _T]]:
+    """What there is of each job, by the file of OUT that its result is in."""
+    files: dict[int, dict[int, _T]] = {}
+    for number, one in found.items():
+        files.setdefault(sink.file_of(number), {})[number] = one
+    return files
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +291,7 @@ class Splice:
 
 
 def shifted(rows: Iterable[FailureRow], late: list[Splice]) -> Iterator[tuple[int, int, int]]:
-    """Number, position and size of the failures after these were put in their places. `late` is in the order of OUT."""
+    """Number, position and size of a file's failures after these were put in their places; `late` is in its order."""
     sizes = {one.number: one.new_size for one in late}
     order = [(one.at, one.number) for one in late]
     grown = [0, *itertools.accumulate(one.new_size - one.size for one in late)]
@@ -278,13 +301,14 @@ def shifted(rows: Iterable[FailureRow], late: list[Splice]) -> Iterator[tuple[in
             yield row.number, row.at + grown[before], sizes.get(row.number, row.size)
 
 
-def swap(journal: Journal, path: str) -> bool:
-    """A new OUT takes the old one's place, if the journal says that it should; whether that was still to be done."""
-    if not journal.get("swap"):
-        return False
-    waited = os.path.exists(path + NEW)
-    if waited:
+def swap(journal: Journal, path_of: Callable[[int], str]) -> bool:
+    """New files take the old ones' place, if the journal says that they should; whether that was still to be done."""
+    due: list[int] = journal.get("swap") or []
+    waited = [path for path in map(path_of, due) if os.path.exists(path + NEW)]
+    for path in waited:
         os.replace(path + NEW, path)
-        sync_folder(os.path.dirname(path))
-    journal.put("swap", False)
-    return waited
+    for folder in {os.path.dirname(path_of(file)) for file in due}:
+        sync_folder(folder)
+    if due:
+        journal.put("swap", [])
+    return bool(waited)

@@ -13,7 +13,8 @@ import io
 import os
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -57,12 +58,30 @@ class Late:
     blob: bytes
 
 
-class Sink(ABC):
-    """One OUT. Its `state` is enough to go on from where it was."""
+@dataclass(frozen=True, slots=True)
+class FileNote:
+    """What the journal is to know of a file of OUT: once its first job is known, and once it is finished.
 
-    def wants(self, count: int, size: int) -> bool:
-        """Whether it might take some of so many results, of so many bytes."""
-        return count > 0
+    Attributes:
+        number: Of the file.
+        first: The number of its first job.
+        state: Of the finished file; None: it is not.
+    """
+
+    number: int
+    first: int
+    state: dict[str, Any] | None = None
+
+
+class Sink(ABC):
+    """One OUT, of one file or, in a folder, of several. Its `state` is enough to go on from where it was.
+
+    Positions are counted within a file.
+    """
+
+    def wants(self, entries: Sequence[Entry], size: int) -> bool:
+        """Whether it might take some of these, of so many bytes."""
+        return len(entries) > 0
 
     @abstractmethod
     def take(self, entries: Sequence[Entry], *, final: bool) -> Taken:
@@ -81,7 +100,28 @@ class Sink(ABC):
         """After the last entry: OUT is what it should be."""
 
     def clean(self) -> None:  # noqa: B027 (most have nothing to clean)
-        """After `finish`, when its state is safe: remove what is not needed any more."""
+        """When the journal has the `state`, and what was in `notes`: remove what is not needed any more."""
+
+    def notes(self) -> list[FileNote]:
+        """What is new, since the last `clean`, about files that have no part in `state`."""
+        return []
+
+    def file_of(self, number: int) -> int:
+        """In which of its files a job's result is."""
+        return 0
+
+    @abstractmethod
+    def path_of(self, file: int) -> str:
+        """Of one of its files."""
+
+    @contextmanager
+    def opened(self, file: int) -> Iterator[Sink]:
+        """A finished file, to put late results in."""
+        yield self
+
+    def mended(self, states: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
+        """`state`, once these files have been replaced; `notes` has what is not in it."""
+        return states.get(0) or self.state()
 
     @abstractmethod
     def size_of(self, blob: bytes) -> int:
@@ -113,8 +153,8 @@ class FileSink(Sink):
         self._position = int(state.get("position", 0))
         self._begun = bool(state.get("begun", False))  # there is something in the file
 
-    def wants(self, count: int, size: int) -> bool:
-        return count > 0 and (self._compression is Compression.NONE or size >= FRAME_BYTES)
+    def wants(self, entries: Sequence[Entry], size: int) -> bool:
+        return len(entries) > 0 and (self._compression is Compression.NONE or size >= FRAME_BYTES)
 
     def take(self, entries: Sequence[Entry], *, final: bool) -> Taken:
         taken = Taken()
@@ -172,6 +212,10 @@ class FileSink(Sink):
         if self._compression is not Compression.NONE and not self._begun:
             self._file.write(compress(b"", self._compression), records=0)
             self._begun = True
+
+    def path_of(self, file: int) -> str:
+        assert self._path is not None
+        return self._path
 
     def size_of(self, blob: bytes) -> int:
         return len(blob) if self._columns is None or not blob else len(self._columns.fit(blob))

@@ -90,7 +90,7 @@ def open_with_journal(
     if any(source["label"] == "stdin" for source in plan["inputs"]):
         raise Problem("stdin cannot be read again from its start, so its run cannot go on; save it to a file first")
     compare(writer.name + ENDING, journal.get("plan"), plan)
-    if swap(journal, path):  # what we have open is no more what is there
+    if swap(journal, lambda file: path):  # what we have open is no more what is there
         new = os.open(path, os.O_RDWR)
         os.dup2(new, fd, inheritable=False)
         os.close(new)

@@ -317,7 +317,6 @@ class _Run:
             note_failure=self._note_failure,
             on_problem=self._give_up,
             told=self._told,
-            path=os.path.abspath(self._request.out),
         )
         self._recorder.start()
 

@@ -89,9 +89,7 @@ class Machine:
             monkeypatch.setattr(os, "replace", before(os.replace, effects))
             ended = threading.Event()
             ticks = iter(range(10**9))
-            recorder = Recorder(
-                sink, order, journal, clock=lambda: float(next(ticks)), on_problem=ended.set, path=self.out
-            )  # fmt: skip
+            recorder = Recorder(sink, order, journal, clock=lambda: float(next(ticks)), on_problem=ended.set)
             done = {n for n in range(JOBS) if order.knows(n) and n not in again}
             recorder.start()
             for number in numbers:
@@ -112,7 +110,7 @@ class Machine:
         again: set[int] = set()
         order = Order(ordered=self._ordered)
         if state:
-            swap(journal, self.out)
+            swap(journal, lambda file: self.out)
             rows = {row.number: row for row in journal.failures()}
             passed = (n for n, row in rows.items() if row.at is not None and n >= state["mark"])
             order = Order(state["mark"], {*journal.gone(), *passed}, journal.entries(), ordered=self._ordered)
@@ -239,7 +237,7 @@ def test_what_has_ended_out_of_its_turn_is_not_done_again(
         journal = Journal.open(machine.out + ".journal")
         stack.callback(journal.close)
         order, sink, _ = machine._open(journal, Effects(), stack, retry=False)
-        recorder = Recorder(sink, order, journal, clock=lambda: 0.0, path=machine.out)
+        recorder = Recorder(sink, order, journal, clock=lambda: 0.0)
         recorder.start()
         for number in (1, 3, 5):
             recorder.add(*machine.outcome(number, retry=False))
@@ -257,9 +255,7 @@ def test_a_result_that_out_refuses_is_a_failure_with_what_it_was_given(tmp_path:
     fd = os.open(tmp_path / "out", os.O_RDWR | os.O_CREAT)
     sink = FileSink(str(tmp_path / "out"), Disk(fd, Effects()), fd, Format.CSV, Compression.NONE, {})
     noted: list[FailureRow] = []
-    recorder = Recorder(
-        sink, Order(), journal, clock=lambda: 0.0, note_failure=noted.append, path=str(tmp_path / "out")
-    )  # fmt: skip
+    recorder = Recorder(sink, Order(), journal, clock=lambda: 0.0, note_failure=noted.append)
     recorder.start()
     for number, value in enumerate([{"a": 1}, {"b": 2}, {"a": 3}]):
         recorder.add(Entry(number, f"f:{number}", csv_row(value), False, b"given"), None)

@@ -165,7 +165,7 @@ def test_a_new_out_that_was_to_take_the_old_ones_place_does_so_first(tmp_path: P
     (tmp_path / "out.jsonl").rename(tmp_path / "out.jsonl.new")
     (tmp_path / "out.jsonl").write_text("old\n" * 100)
     journal = Journal.open(str(tmp_path / "out.jsonl.journal"))
-    journal.put("swap", True)
+    journal.put("swap", [0])
     journal.close()
     assert run(SQUARE, "in.jsonl", "-o", "out.jsonl", "--limit", "7", "--resume", cwd=tmp_path).code == 0
     assert [json.loads(line)["n"] for line in rows(tmp_path / "out.jsonl")] == [*range(7)]
