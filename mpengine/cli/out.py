@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import functools
 import os
 import stat
 from collections.abc import Callable
@@ -13,15 +13,18 @@ from typing import Any
 from mpengine.batch.formats import Compression, Format, told_by
 from mpengine.batch.journal import ENDING, Journal
 from mpengine.batch.order import Order
-from mpengine.batch.parquet import ParquetSink
 from mpengine.batch.recorder import swap
 from mpengine.batch.sinks import FileSink, Sink
+from mpengine.cli.inputs import Source
+from mpengine.cli.places import FilePlace, Place
 from mpengine.cli.problems import Problem
 from mpengine.cli.resuming import compare, open_journal
 from mpengine.cli.writer import STDOUT_ARGUMENT, Writer
 
 # Of whatever is in OUT after this is in the journal, it is known that it is not to be relied upon.
 _NOTHING = {"mark": 0, "ended": 0, "out": {}, "wall_s": 0.0, "workers": 0, "headers": []}
+
+AGAIN = "run it again (with --resume, if it is the same OUT)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,7 @@ class Out:
 
     Attributes:
         make_sink: To be called once all else is right: it touches OUT.
+        format_of: Of the results of a source.
         journal: None where nothing can be gone on with.
         retried: Jobs that are tried again, and whose place in OUT is passed.
         wall_s: Seconds of earlier runs.
@@ -50,6 +54,7 @@ class Out:
     writer: Writer
     order: Order
     make_sink: Callable[[], Sink]
+    format_of: Callable[[Source], Format]
     journal: Journal | None = None
     retried: set[int] = field(default_factory=set)
     wall_s: float = 0.0
@@ -64,62 +69,46 @@ def format_of(asked: Format | None, name: str) -> Format:
     return asked or told_by("" if name == STDOUT_ARGUMENT else name)[0] or Format.JSONL
 
 
-def open_with_journal(
-    wanted: Wanted, fd: int, writer: Writer, stack: contextlib.ExitStack, plan: dict[str, Any]
-) -> Out:
+def open_out_of(wanted: Wanted, fd: int, writer: Writer, stack: contextlib.ExitStack, plan: dict[str, Any]) -> Out:
+    """What is open, with its journal if it can have one. See `open_with_journal`."""
+    if wanted.name == STDOUT_ARGUMENT or not stat.S_ISREG(os.fstat(fd).st_mode):
+        return _without_journal(wanted, fd, writer)
+    return open_with_journal(wanted, FilePlace(wanted.name, fd, writer, wanted.format), stack, plan)
+
+
+def open_with_journal(wanted: Wanted, place: Place, stack: contextlib.ExitStack, plan: dict[str, Any]) -> Out:
     """Nothing of OUT is changed yet. Raises `Problem` if it cannot be what it is to be.
 
     Args:
-        fd: Of OUT, open for writing.
         stack: Closes the journal.
         plan: Of this run, see `resuming`.
     """
-    if wanted.name == STDOUT_ARGUMENT or not stat.S_ISREG(os.fstat(fd).st_mode):
-        return _without_journal(wanted, fd, writer)
-    _lock(fd, writer.name)
-    writer.again = "run it again (with --resume, if it is the same OUT)"
-    path = os.path.abspath(wanted.name)
-    journal = open_journal(path + ENDING)
+    place.lock()
+    place.writer.again = AGAIN
+    path = place.path + ENDING
+    going_on = wanted.resume or wanted.resume_failed
+    if not os.path.exists(path):
+        _check_begun(place, {}, going_on)
+        stack.callback(_remove_unless_begun, place)
+    journal = open_journal(path)
     stack.callback(journal.close)
     state = journal.get("state") or {}
-    going_on = wanted.resume or wanted.resume_failed
-    _check_begun(wanted, writer.name, state, os.fstat(fd).st_size, going_on)
+    _check_begun(place, state, going_on)
+    begin = functools.partial(_begin, place, journal, plan)
     if not (state and going_on):
         order = Order(ordered=not wanted.unordered)
-        return Out(writer.name, writer, order, lambda: _begin(wanted, path, fd, writer, journal, plan), journal)
+        return Out(place.name, place.writer, order, begin, place.format_of, journal)
     if any(source["label"] == "stdin" for source in plan["inputs"]):
         raise Problem("stdin cannot be read again from its start, so its run cannot go on; save it to a file first")
-    compare(writer.name + ENDING, journal.get("plan"), plan)
-    if swap(journal, lambda file: path):  # what we have open is no more what is there
-        new = os.open(path, os.O_RDWR)
-        os.dup2(new, fd, inheritable=False)
-        os.close(new)
-        _lock(fd, writer.name)
+    compare(place.journal, journal.get("plan"), plan)
+    if swap(journal, place.path_of):
+        place.reopen()
     before = state["out"]
-    least = before.get("size", int(before.get("whole", False)))
-    size = os.fstat(fd).st_size
-    if size < least:
-        raise Problem(
-            f"OUT {writer.name!r} has {size:,} bytes, and its journal tells of {least:,} or more: it was changed; put "
-            f"it back, or remove {writer.name + ENDING!r} to begin anew"
-        )
+    place.check(journal, before)
     order, retried = _order(wanted, state, journal)
-    if before:
-        out = Out(writer.name, writer, order, lambda: _go_on(wanted, path, fd, writer, before), journal, retried)
-    else:  # it was cut off before anything was written
-        out = Out(writer.name, writer, order, lambda: _begin(wanted, path, fd, writer, journal, plan), journal)
-    out.wall_s = state["wall_s"]
-    return out
-
-
-def _lock(fd: int, name: str) -> None:
-    """For as long as it is open."""
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise Problem(f"OUT {name!r} is being written by another run; wait for its end, or name another") from None
-    except OSError:  # a file system without locks
-        pass
+    # Without a state it was cut off before anything was written.
+    make_sink = functools.partial(_go_on, place, journal, before) if before else begin
+    return Out(place.name, place.writer, order, make_sink, place.format_of, journal, retried, state["wall_s"])
 
 
 def _without_journal(wanted: Wanted, fd: int, writer: Writer) -> Out:
@@ -131,18 +120,24 @@ def _without_journal(wanted: Wanted, fd: int, writer: Writer) -> Out:
         raise Problem(f"Parquet is written to its end, which {writer.name!r} has not; name a file with -o FILE")
     compression = Compression.NONE if wanted.name == STDOUT_ARGUMENT else told_by(wanted.name)[1]
     order = Order(ordered=not wanted.unordered)
-    return Out(writer.name, writer, order, lambda: FileSink(None, writer, fd, wanted.format, compression, {}))
+    return Out(
+        writer.name,
+        writer,
+        order,
+        lambda: FileSink(None, writer, fd, wanted.format, compression, {}),
+        lambda source: wanted.format,
+    )
 
 
-def _check_begun(wanted: Wanted, name: str, state: dict[str, Any], size: int, going_on: bool) -> None:
+def _check_begun(place: Place, state: dict[str, Any], going_on: bool) -> None:
     if state and not going_on and not state.get("complete"):
         raise Problem(
-            f"OUT {name!r} has a journal of a run that was cut off after {state['mark']:,} jobs; --resume goes on with "
-            f"it; to begin anew, remove {name + ENDING!r} first"
+            f"OUT {place.name!r} has a journal of a run that was cut off after {state['mark']:,} jobs; --resume goes "
+            f"on with it; to begin anew, remove {place.journal!r} first"
         )
-    if going_on and not state and size:
+    if going_on and not state and (there := place.holds()) is not None:
         raise Problem(
-            f"OUT {name!r} is there and has no journal that tells what is in it; move it away, or leave out --resume"
+            f"OUT {there!r} is there and has no journal that tells what is in it; move it away, or leave out --resume"
         )
 
 
@@ -162,17 +157,23 @@ def _order(wanted: Wanted, state: dict[str, Any], journal: Journal) -> tuple[Ord
     return order, retried - again
 
 
-def _begin(wanted: Wanted, path: str, fd: int, writer: Writer, journal: Journal, plan: dict[str, Any]) -> Sink:
+def _begin(place: Place, journal: Journal, plan: dict[str, Any]) -> Sink:
+    place.begun = True
     with journal.transaction():
         journal.clear()
         journal.put("plan", plan)
         journal.put("state", _NOTHING)
-    writer.start()
-    return _go_on(wanted, path, fd, writer, {})
+    place.clear()
+    return place.sink(journal, {})
 
 
-def _go_on(wanted: Wanted, path: str, fd: int, writer: Writer, state: dict[str, Any]) -> Sink:
-    if wanted.format is Format.PARQUET:
-        return ParquetSink(path, state)
-    writer.start(state.get("size", 0))
-    return FileSink(path, writer, fd, wanted.format, told_by(wanted.name)[1], state)
+def _go_on(place: Place, journal: Journal, before: dict[str, Any]) -> Sink:
+    place.begun = True
+    return place.sink(journal, before)
+
+
+def _remove_unless_begun(place: Place) -> None:
+    """A journal that is ours, and in which nothing is."""
+    if not place.begun:
+        with contextlib.suppress(OSError):
+            os.unlink(place.path + ENDING)

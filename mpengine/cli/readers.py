@@ -62,10 +62,11 @@ class Reader:
     """Makes the jobs of a run. ``jobs`` may be consumed once; ``problem`` says why it ended early, if it did.
 
     Args:
-        encode: What is done to a job's result in the worker.
+        encode: What is done to a result in the worker, for the jobs of each source.
         skip: Numbers of jobs that are not made; they count.
         may_go_on: Asked before each job, or every so many: False: not yet.
         look_every: How many.
+        on_source: Told the number of the first job of each source, before there is a job of it.
 
     Attributes:
         numbers: Filled with the numbers of the jobs that are made, by id; whoever has their outcomes removes them.
@@ -77,7 +78,7 @@ class Reader:
         function: Callable[[Any], Any],
         stop: Stop,
         *,
-        encode: Encoder,
+        encode: Callable[[Source], Encoder],
         shape: Shape,
         limits: Limits,
         stdin: int | None = None,
@@ -85,6 +86,7 @@ class Reader:
         skip: Callable[[int], bool] | None = None,
         may_go_on: Callable[[], bool] = lambda: True,
         look_every: int = 1,
+        on_source: Callable[[int], None] = lambda number: None,
     ) -> None:
         self._sources = sources
         self._function = function
@@ -97,6 +99,7 @@ class Reader:
         self._skip = skip
         self._may_go_on = may_go_on
         self._look_every = look_every
+        self._on_source = on_source
         self.numbers: dict[str, int] = {}
         self.header: list[str] = []  # of the CSV file that is read
         self.headers: list[list[str]] = []  # the different ones of all CSV files so far
@@ -111,6 +114,7 @@ class Reader:
         try:
             for source in self._sources:
                 make = None
+                self._on_source(number)
                 for payload, place in self._payloads(source):
                     if stop.requested:
                         return
@@ -138,7 +142,7 @@ class Reader:
 
     def _maker(self, source: Source) -> Callable[[Any, int | str], tuple[str, Job]]:
         """Makes jobs of a source's payloads, with their ids."""
-        packed = pickle.dumps(Work(self._function, self._decoder(source), self._encode), 5)
+        packed = pickle.dumps(Work(self._function, self._decoder(source), self._encode(source)), 5)
         label, timeout, retries = source.label, self._limits.timeout, self._limits.retries
         retry_on = _may_be_mended if retries else None
 

@@ -42,7 +42,7 @@ from mpengine.batch.recorder import Recorder
 from mpengine.batch.work import encoder
 from mpengine.cli import streams
 from mpengine.cli.inputs import Source, find_sources
-from mpengine.cli.out import Out, Wanted, format_of, open_with_journal
+from mpengine.cli.out import Out, Wanted, format_of, open_out_of
 from mpengine.cli.preparing import prepare_worker
 from mpengine.cli.problems import (
     EXIT_ENGINE_BROKE,
@@ -150,9 +150,8 @@ def run(request: Request, stop: Stop) -> int:
             "--unordered": request.unordered,
         }
         wanted = Wanted(request.out, request.format, request.unordered, request.resume, request.resume_failed)
-        out = open_with_journal(
-            wanted, fd, Writer(fd, name, stop), stack, make_plan(request.target, target, sources, options)
-        )
+        plan = make_plan(request.target, target, sources, options)
+        out = open_out_of(wanted, fd, Writer(fd, name, stop), stack, plan)
         return _Run(request, shape, sources, target, stdin, out, stop, stack).execute()
 
 
@@ -183,8 +182,9 @@ def _tell(request: Request, shape: Shape, sources: list[Source], target: Target,
     """What would be run: a line for each job, with its id."""
     encode = encoder(Format.JSONL, many=shape.many)
     reader = Reader(
-        sources, target, stop, encode=encode, shape=shape, limits=Limits(), stdin=stdin, limit=request.limit
-    )
+        sources, target, stop, encode=lambda source: encode, shape=shape, limits=Limits(), stdin=stdin,
+        limit=request.limit,
+    )  # fmt: skip
     count = 0
     for job in reader.jobs():
         count += 1
@@ -234,7 +234,7 @@ class _Run:
             sources,
             target,
             stop,
-            encode=encoder(self._format, many=shape.many),
+            encode=lambda source: encoder(out.format_of(source), many=shape.many),
             shape=shape,
             limits=Limits(request.timeout, request.retries),
             stdin=stdin,

@@ -38,7 +38,7 @@ def reading(*arguments: str, shape: Shape = ONE, limits: Limits = NONE, **option
     format = options.pop("format", None)
     sources = find_sources(arguments, as_paths=shape.kind == "path", format=format)
     with Stop() as stop:
-        yield Reader(sources, repr, stop, encode=str.encode, shape=shape, limits=limits, **options)
+        yield Reader(sources, repr, stop, encode=lambda source: str.encode, shape=shape, limits=limits, **options)
 
 
 def given(job: Job) -> Any:
@@ -280,7 +280,9 @@ def test_a_wish_to_stop_ends_the_wait_for_input() -> None:
     stopped = threading.Event()
     with Stop() as stop:
         sources = find_sources(["-"], as_paths=False)
-        reader = Reader(sources, repr, stop, encode=str.encode, shape=Shape(), limits=Limits(), stdin=ours)
+        reader = Reader(
+            sources, repr, stop, encode=lambda source: str.encode, shape=Shape(), limits=Limits(), stdin=ours
+        )
         with stop.gently(stopped.set):
             threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
             assert list[Job](reader.jobs()) == []
@@ -293,14 +295,27 @@ def test_a_wish_to_stop_ends_the_wait_for_input() -> None:
 def test_a_wish_to_stop_ends_a_file_that_could_be_read_on() -> None:
     Path("f.txt").write_text("a\nb\nc\n")
     with Stop() as stop:
-        reader = Reader(
-            find_sources(["f.txt"], as_paths=False), repr, stop, encode=str.encode, shape=ONE, limits=NONE
-        )  # fmt: skip
+        sources = find_sources(["f.txt"], as_paths=False)
+        reader = Reader(sources, repr, stop, encode=lambda source: str.encode, shape=ONE, limits=NONE)
         jobs = reader.jobs()
         next(jobs)
         stop.request()
         assert [*jobs] == []
         assert not reader.complete
+
+
+def test_each_source_is_told_of_before_there_is_a_job_of_it() -> None:
+    for name, count in (("a", 2), ("b", 0), ("c", 0), ("d", 1), ("e", 0)):
+        Path(name).write_text("line\n" * count)
+    seen: list[object] = []
+    with reading("a", "b", "c", "d", "e", on_source=seen.append) as reader:
+        for job in reader.jobs():
+            seen.append(job.id)
+    assert seen == [0, "a:1", "a:2", 2, 2, 2, "d:1", 3]
+    seen.clear()
+    with reading("a", "b", "c", "d", "e", on_source=seen.append, limit=2, skip=lambda number: True) as reader:
+        assert [*reader.jobs()] == []
+    assert seen == [0], "what a limit keeps from being read is not begun"
 
 
 def test_counting_lines() -> None:
