@@ -16,7 +16,7 @@ from typing import Any
 
 from mpengine.batch.order import Entry
 from mpengine.batch.reading import pyarrow
-from mpengine.batch.sinks import NEW, Late, Sink, Taken, sync_folder
+from mpengine.batch.sinks import NEW, Late, OneFile, Taken, sync_folder
 from mpengine.batch.work import UnfitResult
 
 GROUP_RESULTS = 1 << 16
@@ -24,7 +24,7 @@ GROUP_BYTES = 1 << 25
 PARTS = ".parts"
 
 
-class ParquetSink(Sink):
+class ParquetSink(OneFile):
     """See the module.
 
     Args:
@@ -48,12 +48,14 @@ class ParquetSink(Sink):
     def _begin(self) -> None:
         """The folder of the groups is ready to take the next."""
         if self._whole:  # there are more results now: what was OUT is the first group
-            shutil.rmtree(self._folder, ignore_errors=True)  # groups that are in OUT
+            remove_groups(self._path)  # which are in OUT
             os.makedirs(self._folder)
             shutil.copyfile(self._path, self._part(0))
             _sync(self._part(0))
             self._parts, self._whole = 1, False
-        os.makedirs(self._folder, exist_ok=True)
+        if not os.path.isdir(self._folder):
+            os.makedirs(self._folder)
+            sync_folder(os.path.dirname(self._folder))
 
     def wants(self, entries: Sequence[Entry], size: int) -> bool:
         return len(entries) >= GROUP_RESULTS or size >= GROUP_BYTES
@@ -166,7 +168,7 @@ class ParquetSink(Sink):
 
     def clean(self) -> None:
         if self._whole:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            remove_groups(self._path)
 
     def path_of(self, file: int) -> str:
         return self._path
@@ -215,6 +217,11 @@ class ParquetSink(Sink):
                 if table.num_rows:
                     writer.write_table(_widened(table, schema))
         _sync(self._path + NEW)
+
+
+def remove_groups(path: str) -> None:
+    """What is left of those of an OUT."""
+    shutil.rmtree(path + PARTS, ignore_errors=True)
 
 
 def _content(blob: bytes) -> Any:

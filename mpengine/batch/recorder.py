@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from mpengine.batch.journal import FailureRow, Journal
 from mpengine.batch.order import Entry, Order
-from mpengine.batch.sinks import NEW, Late, Sink, sync_folder
+from mpengine.batch.sinks import NEW, Late, OneFile, Sink, sync_folder
 from mpengine.batch.work import UnfitResult
 
 _PAUSE_S = 0.02  # what comes meanwhile is written together
@@ -258,7 +258,7 @@ class Recorder:
         self._failures.clear()
         swap(journal, sink.path_of)
 
-    def _fitting(self, sink: Sink, entries: dict[int, Entry], rows: dict[int, FailureRow]) -> list[Splice]:
+    def _fitting(self, sink: OneFile, entries: dict[int, Entry], rows: dict[int, FailureRow]) -> list[Splice]:
         """The late results that have a place in their file, in its order."""
         late: list[Splice] = []
         for number, entry in entries.items():

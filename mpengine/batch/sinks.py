@@ -14,7 +14,7 @@ import os
 import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -102,25 +102,41 @@ class Sink(ABC):
     def clean(self) -> None:  # noqa: B027 (most have nothing to clean)
         """When the journal has the `state`, and what was in `notes`: remove what is not needed any more."""
 
+    @abstractmethod
     def notes(self) -> list[FileNote]:
         """What is new, since the last `clean`, about files that have no part in `state`."""
-        return []
 
+    @abstractmethod
     def file_of(self, number: int) -> int:
         """In which of its files a job's result is."""
-        return 0
 
     @abstractmethod
     def path_of(self, file: int) -> str:
         """Of one of its files."""
 
-    @contextmanager
-    def opened(self, file: int) -> Iterator[Sink]:
+    @abstractmethod
+    def opened(self, file: int) -> AbstractContextManager[OneFile]:
         """A finished file, to put late results in."""
+
+    @abstractmethod
+    def mended(self, states: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
+        """`state`, once these files have been replaced; `notes` has what is not in it."""
+
+
+class OneFile(Sink):
+    """An OUT that is a file, or one file of it."""
+
+    def notes(self) -> list[FileNote]:
+        return []
+
+    def file_of(self, number: int) -> int:
+        return 0
+
+    @contextmanager
+    def opened(self, file: int) -> Iterator[OneFile]:
         yield self
 
     def mended(self, states: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
-        """`state`, once these files have been replaced; `notes` has what is not in it."""
         return states.get(0) or self.state()
 
     @abstractmethod
@@ -132,7 +148,7 @@ class Sink(ABC):
         """Make a new OUT beside the finished one, with these in their places. Returns the state of the new."""
 
 
-class FileSink(Sink):
+class FileSink(OneFile):
     """Records one after the other: text, JSON lines, CSV.
 
     Args:
