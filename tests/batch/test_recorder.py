@@ -18,44 +18,12 @@ from mpengine.batch.parquet import ParquetSink
 from mpengine.batch.recorder import Recorder, swap
 from mpengine.batch.sinks import FileSink, Sink
 from mpengine.batch.work import csv_row, json_line, table_row
+from tests.batch.support import Disk, Effects, Killed, before, counted
 
 JOBS = 40
 FLAKY = {3, 4, 17, 39}  # fail in a first run, and succeed when they are tried again
 BROKEN = {8, 20}  # always fail
 WAIT_S = 20.0
-
-
-class Killed(Exception):
-    """Stands for the end of the process: nothing of what comes after it happens."""
-
-
-class Effects:
-    """Counts what is done to the disk, and ends the process at one of these steps."""
-
-    def __init__(self, end_at: int | None = None) -> None:
-        self.done = 0
-        self._end_at = end_at
-
-    def step(self) -> None:
-        if self.done == self._end_at:
-            raise Killed
-        self.done += 1
-
-
-class Disk:
-    """A file whose pieces may be torn by the end of the process."""
-
-    def __init__(self, fd: int, effects: Effects) -> None:
-        self._fd = fd
-        self._effects = effects
-
-    def write(self, data: bytes, *, records: int) -> None:
-        try:
-            self._effects.step()
-        except Killed:
-            os.write(self._fd, data[: len(data) // 2])
-            raise
-        os.write(self._fd, data)
 
 
 class Machine:
@@ -136,26 +104,6 @@ class Machine:
             return Entry(number, str(number), b"", True), row
         value = {"n": number, "text": "x" * (number % 5)}
         return Entry(number, str(number), self._encode(value), False, b"given"), None
-
-
-def counted(transaction: Callable[[], Any], effects: Effects) -> Callable[[], Any]:
-    @contextlib.contextmanager
-    def step() -> Iterator[None]:
-        with transaction():
-            yield
-            effects.step()  # else it is rolled back, as SQLite does for a process that is gone
-        effects.step()
-
-    return step
-
-
-def before(replace: Callable[..., None], effects: Effects) -> Callable[..., None]:
-    def step(*names: Any) -> None:
-        effects.step()
-        replace(*names)
-        effects.step()
-
-    return step
 
 
 KINDS = [
