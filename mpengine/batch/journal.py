@@ -28,6 +28,7 @@ from mpengine.batch.sinks import FileNote
 
 ENDING = ".journal"
 _VERSION = 2
+_TABLES = ("run", "entries", "failures", "files")
 _SCHEMA = f"""
 PRAGMA user_version = {_VERSION};
 CREATE TABLE IF NOT EXISTS run (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -90,13 +91,14 @@ class Journal:
         try:
             db.execute("PRAGMA busy_timeout = 10000")
             version = db.execute("PRAGMA user_version").fetchone()[0]
-            tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            tables: set[str] = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             if version != _VERSION and (version or tables or readonly):
                 raise NoJournal(f"is of version {version}, and this mpengine reads version {_VERSION}")
             if not readonly:
                 db.execute("PRAGMA journal_mode = WAL")
                 db.execute("PRAGMA synchronous = FULL")  # what a commit allows is done at once: a swap, a removal
-                db.executescript(_SCHEMA)
+                if not tables.issuperset(_TABLES):  # else nothing is changed by a look at it
+                    db.executescript(_SCHEMA)
         except sqlite3.DatabaseError as error:
             db.close()
             if isinstance(error, sqlite3.OperationalError):
@@ -131,7 +133,7 @@ class Journal:
 
     def clear(self) -> None:
         """Forget everything."""
-        for table in ("run", "entries", "failures", "files"):
+        for table in _TABLES:
             self._db.execute(f"DELETE FROM {table}")
 
     # ---- entries -----------------------------------------------------------------------------------------------------
