@@ -117,7 +117,9 @@ class FolderSink(Sink):
             return ParquetSink(file.path, state), None
         fd = os.open(file.path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            os.ftruncate(fd, state.get("size", 0))
+            size = state.get("size", 0)
+            if os.fstat(fd).st_size != size:  # else it was not written, and is not to look so
+                os.ftruncate(fd, size)
             os.lseek(fd, 0, os.SEEK_END)
             return FileSink(file.path, self._pieces(fd, file.path), fd, file.format, file.compression, state), fd
         except BaseException:

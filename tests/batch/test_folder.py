@@ -59,6 +59,7 @@ class Machine:
             monkeypatch.setattr(journal, "transaction", counted(journal.transaction, effects))
             for name in ("replace", "ftruncate", "mkdir"):
                 monkeypatch.setattr(os, name, before(getattr(os, name), effects))
+            monkeypatch.setattr(os, "open", creation(os.open, effects))
             monkeypatch.setattr(shutil, "rmtree", torn_removal(shutil.rmtree, effects))
             try:
                 self._run(journal, numbers, effects, stack, retry)
@@ -111,6 +112,17 @@ class Machine:
     def content(self) -> dict[str, bytes]:
         """Of all that is in the folder, by its path there."""
         return {str(path.relative_to(self.out)): path.read_bytes() for path in self.out.rglob("*") if path.is_file()}
+
+
+def creation(open: Callable[..., int], effects: Effects) -> Callable[..., int]:
+    """Opening what may not be there yet."""
+
+    def step(path: str, flags: int, *more: Any, **options: Any) -> int:
+        if flags & os.O_CREAT:
+            effects.step()
+        return open(path, flags, *more, **options)
+
+    return step
 
 
 def torn_removal(rmtree: Callable[..., None], effects: Effects) -> Callable[..., None]:
