@@ -75,7 +75,13 @@ def commands(context: click.Context) -> None:
 @commands.command()
 @click.argument("target", metavar="TARGET")
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
-@click.option("-o", "--out", metavar="OUT", default=STDOUT_ARGUMENT, help="Where the results go; default: stdout.")
+@click.option(
+    "-o",
+    "--out",
+    metavar="OUT",
+    default=STDOUT_ARGUMENT,
+    help="Where the results go: a file, or a FOLDER/; default: stdout.",
+)
 @click.option(
     "--from",
     "input_format",
@@ -88,7 +94,7 @@ def commands(context: click.Context) -> None:
     "output_format",
     envvar="MPENGINE_RUN_TO",
     type=click.Choice([str(one) for one in OUTPUT_FORMATS]),
-    help="The format of OUT; default: by its ending, else jsonl.",
+    help="The format of OUT; default: by its ending, else jsonl; in a folder by each INPUT's.",
 )
 @click.option(
     "--as",
@@ -159,8 +165,11 @@ def run(stop: Stop, /, **typed: Any) -> int:
     (succeeded, failed, expired, cancelled, lost), value or error (type, message, traceback), attempts, duration
     and waited in seconds, worker_pid.
 
-    Beside an OUT that is a file there is OUT.journal, from which --resume goes on, whatever has ended the run. An
-    OUT whose run was complete is begun anew without --resume.
+    An OUT that ends in / or is a folder gets one file for each INPUT, of its name, its format and its compression;
+    with --to, of that format and its ending. An INPUT whose ending tells nothing gets JSON lines, in NAME.jsonl.
+
+    Beside an OUT that is a file or a folder there is OUT.journal, from which --resume goes on, whatever has ended the
+    run. An OUT whose run was complete is begun anew without --resume.
 
     Messages, progress and a summary go to stderr; so does what jobs print and log, each line with its job's id. A
     first Ctrl-C begins no more jobs and lets those that run finish; a second one ends them.

@@ -58,9 +58,11 @@ def show_failures(path: str, *, as_json: bool, inputs: str | None) -> None:
 
 def _refuse_known(name: str, journal: str, plan: dict[str, Any]) -> None:
     """What is to be written must not be what the run has read or written."""
-    for known in (journal, journal.removesuffix(ENDING), *(one["path"] for one in plan["inputs"] if "path" in one)):
+    out = journal.removesuffix(ENDING)
+    files = [out] if plan["files"] is None else [os.path.join(out, file) for file in plan["files"]]
+    for known in (journal, *files, *(one["path"] for one in plan["inputs"] if "path" in one)):
         with contextlib.suppress(OSError):
-            if os.path.samefile(name, known):
+            if os.path.realpath(name) == os.path.realpath(known) or os.path.samefile(name, known):
                 raise Problem(f"--inputs {name!r} is a file of the run itself ({known!r}); name another file")
 
 

@@ -44,7 +44,9 @@ class Out:
 
     Attributes:
         make_sink: To be called once all else is right: it touches OUT.
+        format: Of the results; where they are not all of one, that which asks most of a run.
         format_of: Of the results of a source.
+        on_source: To be told the number of the first job of each source.
         journal: None where nothing can be gone on with.
         retried: Jobs that are tried again, and whose place in OUT is passed.
         wall_s: Seconds of earlier runs.
@@ -54,7 +56,9 @@ class Out:
     writer: Writer
     order: Order
     make_sink: Callable[[], Sink]
+    format: Format
     format_of: Callable[[Source], Format]
+    on_source: Callable[[int], None] = lambda number: None
     journal: Journal | None = None
     retried: set[int] = field(default_factory=set)
     wall_s: float = 0.0
@@ -95,9 +99,12 @@ def open_with_journal(wanted: Wanted, place: Place, stack: contextlib.ExitStack,
     state = journal.get("state") or {}
     _check_begun(place, state, going_on)
     begin = functools.partial(_begin, place, journal, plan)
+    make = functools.partial(
+        Out, place.name, place.writer, format=wanted.format, format_of=place.format_of, on_source=place.on_source,
+        journal=journal,
+    )  # fmt: skip
     if not (state and going_on):
-        order = Order(ordered=not wanted.unordered)
-        return Out(place.name, place.writer, order, begin, place.format_of, journal)
+        return make(Order(ordered=not wanted.unordered), begin)
     if any(source["label"] == "stdin" for source in plan["inputs"]):
         raise Problem("stdin cannot be read again from its start, so its run cannot go on; save it to a file first")
     compare(place.journal, journal.get("plan"), plan)
@@ -108,7 +115,7 @@ def open_with_journal(wanted: Wanted, place: Place, stack: contextlib.ExitStack,
     order, retried = _order(wanted, state, journal)
     # Without a state it was cut off before anything was written.
     make_sink = functools.partial(_go_on, place, journal, before) if before else begin
-    return Out(place.name, place.writer, order, make_sink, place.format_of, journal, retried, state["wall_s"])
+    return make(order, make_sink, retried=retried, wall_s=state["wall_s"])
 
 
 def _without_journal(wanted: Wanted, fd: int, writer: Writer) -> Out:
@@ -125,6 +132,7 @@ def _without_journal(wanted: Wanted, fd: int, writer: Writer) -> Out:
         writer,
         order,
         lambda: FileSink(None, writer, fd, wanted.format, compression, {}),
+        wanted.format,
         lambda source: wanted.format,
     )
 

@@ -26,11 +26,12 @@ class Place(ABC):
         begun: It has been touched.
     """
 
+    begun = False
+
     def __init__(self, name: str, writer: Writer) -> None:
         self.name = name
         self.path = os.path.abspath(name)
         self.writer = writer
-        self.begun = False
 
     @property
     def journal(self) -> str:
@@ -68,6 +69,9 @@ class Place(ABC):
     @abstractmethod
     def format_of(self, source: Source) -> Format:
         """Of the results of a source."""
+
+    def on_source(self, number: int) -> None:  # noqa: B027 (most need not know)
+        """In the thread that reads: it comes to the next source, with this job. May raise `Problem`."""
 
 
 class FilePlace(Place):

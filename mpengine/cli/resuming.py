@@ -17,13 +17,16 @@ from mpengine.cli.targets import Target
 _LOOKED_AT = 1 << 16  # bytes, of the beginning and of the end of an input
 
 
-def make_plan(target: str, loaded: Target, sources: Sequence[Source], options: dict[str, Any]) -> dict[str, Any]:
-    """All that shapes OUT, as JSON."""
+def make_plan(
+    target: str, loaded: Target, sources: Sequence[Source], options: dict[str, Any], files: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """All that shapes OUT, as JSON. `files`: the names in an OUT that is a folder."""
     return {
         "target": target,
         "code": _code_of(loaded),
         "inputs": [_describe(source) for source in sources],
         "options": options,
+        "files": None if files is None else [*files],
     }
 
 
@@ -43,7 +46,12 @@ def compare(name: str, before: dict[str, Any], now: dict[str, Any]) -> None:
             f"{next((one for one in [*labels, *known] if one not in labels or one not in known), 'in another order')}; "
             f"{again}"
         )
+    _compare_files(before["files"], now["files"], journal, again)
     for old, new in zip(before["inputs"], now["inputs"], strict=True):
+        if old["format"] != new["format"]:
+            raise Problem(
+                f"INPUT {new['label']!r} is read as {new['format']}, and in {journal} as {old['format']}; {again}"
+            )
         if old.get("content") != new.get("content") or old.get("size") != new.get("size"):
             raise Problem(
                 f"INPUT {new['label']!r} has changed since {journal} was begun ({old.get('size', 0):,} bytes then, "
@@ -54,6 +62,17 @@ def compare(name: str, before: dict[str, Any], now: dict[str, Any]) -> None:
             say(f"INPUT {new['label']!r} was written since the journal was begun, and looks the same; going on")
     if before["code"] != now["code"]:
         say(f"TARGET {now['target']!r} has changed since the journal was begun; what has ended stays as it was")
+
+
+def _compare_files(before: list[str] | None, now: list[str] | None, journal: str, again: str) -> None:
+    if before is None or now is None:
+        if before is not now:
+            kinds = ("a file", "a folder") if now is None else ("a folder", "a file")
+            raise Problem(f"OUT is {kinds[0]}, and in {journal} it is {kinds[1]}; {again}")
+        return
+    for old, new in zip(before, now, strict=True):
+        if old != new:
+            raise Problem(f"in OUT there is to be {new!r}, and in {journal} it is {old!r}; {again}")
 
 
 def open_journal(path: str) -> Journal:

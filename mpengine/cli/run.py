@@ -41,8 +41,9 @@ from mpengine.batch.reading import NoSuchLibrary, pyarrow, zstandard
 from mpengine.batch.recorder import Recorder
 from mpengine.batch.work import encoder
 from mpengine.cli import streams
+from mpengine.cli.folder import Asked, FolderPlace, Layout, layout_of
 from mpengine.cli.inputs import Source, find_sources
-from mpengine.cli.out import Out, Wanted, format_of, open_out_of
+from mpengine.cli.out import Out, Wanted, format_of, open_out_of, open_with_journal
 from mpengine.cli.preparing import prepare_worker
 from mpengine.cli.problems import (
     EXIT_ENGINE_BROKE,
@@ -126,48 +127,59 @@ def run(request: Request, stop: Stop) -> int:
     with contextlib.ExitStack() as stack:
         shape = Shape(request.shape, request.chunk)
         sources = find_sources(request.inputs, as_paths=shape.kind == "path", format=request.input_format)
-        _check_libraries(request, sources)
+        asked = Asked(request.input_format, request.output_format, shape.kind == "path", request.unordered)
+        layout = layout_of(request.out, sources, asked)
+        _check_libraries(request, sources, {request.format} if layout is None else layout.formats)
         stdin = None
         if any(source.is_stdin for source in sources):
             stdin = stack.enter_context(streams.own_stdin())
         if request.dry_run:
             return _tell(request, shape, sources, load_target(request.target), stdin, stop)
+        fd, name = -1, request.out
         if request.out == STDOUT_ARGUMENT:
             fd, name = stack.enter_context(streams.own_stdout()), "stdout"
-            target = load_target(request.target)
+        target = load_target(request.target)
+        if layout is not None:
+            layout.check()
         else:
-            target = load_target(request.target)
-            fd, name = open_out(request.out), request.out
-            stack.callback(os.close, fd)
-        refuse_input(fd, name, sources, stdin)
+            if request.out != STDOUT_ARGUMENT:
+                fd = open_out(request.out)
+                stack.callback(os.close, fd)
+            refuse_input(fd, name, sources, stdin)
         for option, file in (("--errors", request.errors), ("--report", request.report), ("--trace", request.trace)):
             if file is not None:
-                _refuse_known(option, file, request, sources)
+                _refuse_known(option, file, request, layout, sources)
         options = {
             "--as": shape.kind,
             "--chunk": shape.size if shape.many else None,
-            "--to": str(request.format),
+            "--to": str(request.format) if layout is None else request.output_format,
             "--unordered": request.unordered,
         }
-        wanted = Wanted(request.out, request.format, request.unordered, request.resume, request.resume_failed)
-        plan = make_plan(request.target, target, sources, options)
-        out = open_out_of(wanted, fd, Writer(fd, name, stop), stack, plan)
+        format = request.format if layout is None else layout.strictest
+        wanted = Wanted(request.out, format, request.unordered, request.resume, request.resume_failed)
+        plan = make_plan(request.target, target, sources, options, None if layout is None else layout.names)
+        if layout is None:
+            out = open_out_of(wanted, fd, Writer(fd, name, stop), stack, plan)
+        else:
+            out = open_with_journal(wanted, FolderPlace(layout, stop, stack), stack, plan)
         return _Run(request, shape, sources, target, stdin, out, stop, stack).execute()
 
 
-def _refuse_known(option: str, file: str, request: Request, sources: list[Source]) -> None:
+def _refuse_known(option: str, file: str, request: Request, layout: Layout | None, sources: list[Source]) -> None:
     """What is written beside OUT must not be OUT itself, its journal or an input."""
-    for known in (request.out, request.out + ENDING, *(source.absolute for source in sources)):
+    ours: Iterable[str] = ()
+    if layout is not None:
+        ours = layout.known()
+    elif request.out != STDOUT_ARGUMENT:
+        ours = (request.out, request.out + ENDING)
+    for known in (*ours, *(source.absolute for source in sources)):
         with contextlib.suppress(OSError, ValueError):
-            if os.path.samefile(file, known):
+            if os.path.realpath(file) == os.path.realpath(known) or os.path.samefile(file, known):
                 raise Problem(f"{option} {file!r} is the same file as {known!r}; name another")
 
 
-def _check_libraries(request: Request, sources: list[Source]) -> None:
-    formats = {
-        request.format,
-        *(source.format for source in sources if request.shape != "path"),
-    }
+def _check_libraries(request: Request, sources: list[Source], results: set[Format]) -> None:
+    formats = {*results, *(source.format for source in sources if request.shape != "path")}
     compressions = {told_by(request.out)[1], *(source.compression for source in sources if request.shape != "path")}
     try:
         if Format.PARQUET in formats or request.shape == "table":
@@ -214,7 +226,7 @@ class _Run:
         self._target = target
         self._out = out
         self._stop = stop
-        self._format = request.format
+        self._format = out.format
         self._summary = Summary()
         self._halted = False
         self._began = 0.0
@@ -244,6 +256,7 @@ class _Run:
             else None,
             may_go_on=self._may_go_on,
             look_every=64 if request.min_free_memory is None else 1,
+            on_source=out.on_source,
         )
 
     def execute(self) -> int:

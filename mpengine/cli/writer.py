@@ -119,6 +119,4 @@ def refuse_input(fd: int, name: str, sources: Sequence[Source], stdin: int | Non
 def _why_not(name: str, error: OSError | ValueError) -> str:
     if isinstance(error, FileNotFoundError):
         return f"there is no folder {os.path.dirname(os.path.abspath(name))!r}; make it first"
-    if isinstance(error, IsADirectoryError):
-        return f"it is a directory; name a file in it, such as {os.path.join(name, 'out.jsonl')!r}"
     return f"{error.strerror if isinstance(error, OSError) else error}; name another file"

@@ -59,16 +59,17 @@ def started(
     cwd: Path,
     stdin: int | IO[Any] = subprocess.DEVNULL,
     stderr: int | IO[Any] = subprocess.PIPE,
+    plain: bool = False,
 ) -> Iterator[subprocess.Popen[str]]:
     """`python -m mpengine ARGUMENT...` as it runs, in a process group of its own, as a shell's job is.
 
-    It is killed at the end of the block if it has not ended by itself.
+    It is killed at the end of the block if it has not ended by itself. `plain`: its results are told as it tells them.
     """
     # Where the tests run in the background of a script, SIGINT is ignored, and would be by the command.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         process = subprocess.Popen(
-            [sys.executable, *MPENGINE, *outcomes(arguments)],
+            [sys.executable, *MPENGINE, *(arguments if plain else outcomes(arguments))],
             stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=stderr,

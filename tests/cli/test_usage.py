@@ -215,7 +215,6 @@ def test_a_wrong_input(inputs: list[str], parts: list[str]) -> None:
     ("out", "parts"),
     [
         ("no/such/folder/out.jsonl", ["there is no folder", "no/such/folder'"]),
-        ("folder", ["it is a directory", "'folder/out.jsonl'"]),
         ("lines.txt", ["the same file as INPUT 'lines.txt'"]),
         ("./folder/../lines.txt", ["the same file as INPUT 'lines.txt'"]),
         ("link", ["the same file as INPUT 'lines.txt'"]),
