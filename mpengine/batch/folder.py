@@ -1,9 +1,9 @@
 """OUT as a folder: a file for each INPUT, written one after the other.
 
 Results come in the order of the input, so one file is open at a time. When the first result of a later file comes, the
-one before is finished, made safe, and the next begun; an input without records has its file all the same. The journal
-knows the file that is being written by its state, and of those before it what is needed to put late results in.
-What a run that was cut off has left of later files is begun anew.
+one before is finished and the next begun; an input without records has its file all the same. What was finished is made
+safe before the journal is told so. The journal knows the file that is being written by its state, and of those before it
+what is needed to put late results in. What a run that was cut off has left of later files is begun anew.
 """
 
 from __future__ import annotations
@@ -93,6 +93,7 @@ class FolderSink(Sink):
         self._noted = self._noting = len(boundaries.firsts)  # so many boundaries are in the journal
         self._finished: dict[int, dict[str, Any]] = {}  # states that are not yet in the journal
         self._to_clean: list[OneFile] = []
+        self._unsynced: list[str] = []  # finished files: together they take a fifth of the time of one by one
         self._new_in: set[str] = set()  # folders with names that may not be on the disk
         self._fd: int | None = None
         self._file = int(state.get("file", 0))
@@ -135,7 +136,8 @@ class FolderSink(Sink):
     def _next(self) -> None:
         """This file is finished; the next is begun."""
         self._sink.finish()
-        self._sink.sync()
+        if self._fd is not None:  # Parquet has waited for its own already
+            self._unsynced.append(self.path_of(self._file))
         self._finished[self._file] = self._sink.state()
         self._to_clean.append(self._sink)
         self.close()
@@ -165,6 +167,13 @@ class FolderSink(Sink):
 
     def sync(self) -> None:
         self._sink.sync()
+        for path in self._unsynced:
+            fd = os.open(path, os.O_RDONLY)
+            try:
+                os.fdatasync(fd)
+            finally:
+                os.close(fd)
+        self._unsynced.clear()
         for folder in self._new_in:
             sync_folder(folder)
         self._new_in.clear()

@@ -307,8 +307,9 @@ def swap(journal: Journal, path_of: Callable[[int], str]) -> bool:
     waited = [path for path in map(path_of, due) if os.path.exists(path + NEW)]
     for path in waited:
         os.replace(path + NEW, path)
-    for folder in {os.path.dirname(path_of(file)) for file in due}:
-        sync_folder(folder)
+    for folder in {os.path.dirname(path_of(file)) for file in due}:  # also where a killed run has renamed them
+        if os.path.isdir(folder):  # else somebody has removed it, which is found when its files are looked for
+            sync_folder(folder)
     if due:
         journal.put("swap", [])
     return bool(waited)
