@@ -2,8 +2,8 @@
 
 Results come in the order of the input, so one file is open at a time. When the first result of a later file comes, the
 one before is finished and the next begun; an input without records has its file all the same. What was finished is made
-safe before the journal is told so. The journal knows the file that is being written by its state, and of those before it
-what is needed to put late results in. What a run that was cut off has left of later files is begun anew.
+safe before the journal is told so. The journal has the state of the file that is being written, and of those before it,
+which are needed to put late results in. What a run that was cut off has left of later files is begun anew.
 """
 
 from __future__ import annotations
