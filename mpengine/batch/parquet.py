@@ -183,6 +183,7 @@ class ParquetSink(OneFile):
         return int(table.num_rows)
 
     def rewrite(self, late: Sequence[Late]) -> dict[str, Any]:
+        late = [one for one in late if one.blob]  # without one it has no rows, and had none
         tables = [self._table([_content(one.blob)]) for one in late]
         for table in tables:
             self._schema = self._unify(table.schema)

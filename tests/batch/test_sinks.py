@@ -257,6 +257,16 @@ def test_tables_and_rows_and_late_rows(tmp_path: Path) -> None:
     assert state["position"] == 5
 
 
+def test_a_late_result_that_is_none_leaves_parquet_as_it_is(tmp_path: Path) -> None:
+    sink = ParquetSink(str(tmp_path / "out"), {})
+    taken = sink.take(entries([table_row({"a": 1}), b"", table_row({"a": 3})], failed=[1]), final=True)
+    sink.finish()
+    assert taken.places == [(1, 1, 0)]
+    assert sink.size_of(b"") == 0
+    assert sink.rewrite([Late(1, 0, b"")])["position"] == 2
+    assert pq.read_table(f"{tmp_path / 'out'}{sinks.NEW}").to_pylist() == [{"a": 1}, {"a": 3}]
+
+
 def test_parquet_without_results(tmp_path: Path) -> None:
     sink = ParquetSink(str(tmp_path / "out"), {})
     sink.take(entries([b"", b""]), final=True)
