@@ -5,7 +5,8 @@ import os
 import random
 import resource
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from tests.batch.support import Disk, Effects, Killed, before, counted
 
 COUNTS = [0, 9, 0, 14, 1, 0, 16, 0]  # of the jobs of each input
 JOBS = sum(COUNTS)
-FIRSTS = [sum(COUNTS[:file]) for file in range(len(COUNTS))]
 NONE = 23  # the only result of its file
 FLAKY = {3, 4, 17, 39}  # fail in a first run, and succeed when they are tried again
 BROKEN = {8, 20}  # always fail
@@ -32,8 +32,13 @@ BROKEN = {8, 20}  # always fail
 class Machine:
     """A folder with its journal beside it, and runs over the same jobs that are cut off now and then."""
 
-    def __init__(self, folder: Path, format: Format, compression: Compression) -> None:
+    def __init__(
+        self, folder: Path, format: Format, compression: Compression, counts: Sequence[int] = tuple(COUNTS)
+    ) -> None:
         folder.mkdir()
+        self.firsts = [sum(counts[:file]) for file in range(len(counts))]
+        self.jobs = sum(counts)
+        self.flaky = set(FLAKY)
         self.broken = set(BROKEN)
         self.out = folder / "out"
         self.out.mkdir()
@@ -42,16 +47,26 @@ class Machine:
         }[format]  # fmt: skip
         self.files = [
             OutFile(str(self.out / ("sub" if file > 3 else ".") / f"{file}"), format, compression)
-            for file in range(len(COUNTS))
+            for file in range(len(counts))
         ]
 
     def run(
-        self, numbers: list[int], effects: Effects, monkeypatch: pytest.MonkeyPatch, *, retry: bool = False
+        self,
+        numbers: list[int],
+        effects: Effects,
+        monkeypatch: pytest.MonkeyPatch,
+        *,
+        retry: bool = False,
+        lead: int = 0,
+        until: int | None = None,
     ) -> bool:
         """One process: goes on with what the journal says; False: it was cut off.
 
         Args:
+            numbers: The jobs, in the order they end.
             retry: What failed is tried again, and what is flaky succeeds.
+            lead: How far the reader is ahead of what ends.
+            until: So many of the numbers; then the run is interrupted, and closes in good order.
         """
         with contextlib.ExitStack() as stack:
             journal = Journal.open(f"{self.out}.journal")
@@ -62,7 +77,7 @@ class Machine:
             monkeypatch.setattr(os, "open", creation(os.open, effects))
             monkeypatch.setattr(shutil, "rmtree", torn_removal(shutil.rmtree, effects))
             try:
-                self._run(journal, numbers, effects, stack, retry)
+                self._run(journal, numbers, effects, stack, retry, lead, until)
             except Killed:
                 return False
             finally:
@@ -70,7 +85,14 @@ class Machine:
             return True
 
     def _run(
-        self, journal: Journal, numbers: list[int], effects: Effects, stack: contextlib.ExitStack, retry: bool
+        self,
+        journal: Journal,
+        numbers: list[int],
+        effects: Effects,
+        stack: contextlib.ExitStack,
+        retry: bool,
+        lead: int = 0,
+        until: int | None = None,
     ) -> None:
         order, again = Order(), set[int]()
         state = journal.get("state") or {}
@@ -91,19 +113,20 @@ class Machine:
         stack.callback(sink.close)
         ticks = iter(range(10**9))
         recorder = Recorder(sink, order, journal, clock=lambda: float(next(ticks)))
-        done = {number for number in range(JOBS) if order.knows(number) and number not in again}
+        done = {number for number in range(self.jobs) if order.knows(number) and number not in again}
         recorder.start()
-        for number in numbers:
-            while boundaries.reached + 1 < len(FIRSTS) and FIRSTS[boundaries.reached + 1] <= number:
-                assert boundaries.begin(FIRSTS[boundaries.reached + 1])
+        firsts = deque(self.firsts)
+        for number in numbers[:until]:
+            while firsts and firsts[0] <= number + lead:
+                assert boundaries.begin(firsts.popleft())
             if number not in done:
                 recorder.add(*self.outcome(number, retry))
-        while boundaries.reached + 1 < len(FIRSTS):
-            assert boundaries.begin(FIRSTS[boundaries.reached + 1])
-        recorder.close(complete=True)
+        while firsts and until is None:
+            assert boundaries.begin(firsts.popleft())
+        recorder.close(complete=until is None)
 
     def outcome(self, number: int, retry: bool) -> tuple[Entry, FailureRow | None]:
-        if number in self.broken or (number in FLAKY and not retry):
+        if number in self.broken or (number in self.flaky and not retry):
             row = FailureRow(number, str(number), "failed", "E", "no", "", "", 1, 0.0, b"given")
             return Entry(number, str(number), b"", True), row
         value = None if number == NONE else {"n": number, "text": "x" * (number % 5)}
@@ -161,16 +184,21 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     sinks.FRAME_BYTES, parquet.GROUP_RESULTS = kept
 
 
+def as_they_come(jobs: int, chance: random.Random, spread: int = 8) -> list[int]:
+    """Not far from their places."""
+    numbers = [*range(jobs)]
+    for at in range(0, jobs, spread):
+        part = numbers[at : at + spread]
+        chance.shuffle(part)
+        numbers[at : at + spread] = part
+    return numbers
+
+
 @pytest.mark.parametrize(("format", "compression"), KINDS)
 def test_a_folder_that_was_cut_off_at_any_step_is_as_one_that_was_not(
     format: Format, compression: Compression, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chance = random.Random(f"{format} {compression}")
-    numbers = [*range(JOBS)]
-    for at in range(0, JOBS, 8):  # as they come: not far from their places
-        part = numbers[at : at + 8]
-        chance.shuffle(part)
-        numbers[at : at + 8] = part
+    numbers = as_they_come(JOBS, random.Random(f"{format} {compression}"))
     whole = Machine(tmp_path / "whole", format, compression)
     effects = Effects()
     assert whole.run(numbers, effects, monkeypatch)
@@ -190,7 +218,7 @@ def test_a_folder_that_was_cut_off_at_any_step_is_as_one_that_was_not(
         journal = Journal.open(f"{machine.out}.journal")
         assert {row.number for row in journal.failures()} == BROKEN
         assert [*journal.entries()] == []
-        assert journal.firsts() == FIRSTS
+        assert journal.firsts() == machine.firsts
         for note in journal.finished():
             size = (note.state or {}).get("size", os.path.getsize(machine.files[note.number].path))
             assert size == os.path.getsize(machine.files[note.number].path)
@@ -198,6 +226,37 @@ def test_a_folder_that_was_cut_off_at_any_step_is_as_one_that_was_not(
         journal.close()
         assert {*os.listdir(machine.out.parent)} == {"out", "out.journal"}
         assert {*os.listdir(machine.out)} == {"sub", "0", "1", "2", "3"}
+
+
+@pytest.mark.parametrize("seed", range(int(os.environ.get("MPENGINE_FOLDER_SEEDS", "40"))))
+def test_whatever_the_inputs_are_and_however_often_it_was_cut_off(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed or interrupted, with what failed tried again in between, or not."""
+    chance = random.Random(seed)
+    counts = [chance.choice((0, 0, 1, 2, 5, 9, 17)) for _ in range(chance.randint(1, 8))] + [1]
+    format, compression = chance.choice(KINDS)
+    whole, cut = (Machine(tmp_path / name, format, compression, counts) for name in ("whole", "cut"))
+    for machine in (whole, cut):
+        chance = random.Random(seed)
+        machine.flaky = {number for number in range(machine.jobs) if chance.random() < 0.2}
+        machine.broken = {number for number in range(machine.jobs) if chance.random() < 0.1}
+
+    def numbers() -> list[int]:
+        return as_they_come(whole.jobs, chance, chance.choice((1, 4, 8, 30)))
+
+    assert whole.run(numbers(), Effects(), monkeypatch)
+    assert whole.run(numbers(), Effects(), monkeypatch, retry=True)
+    for _ in range(chance.randint(0, 6)):
+        effects = Effects(chance.randint(0, 40))
+        until = chance.choice((None, None, chance.randrange(cut.jobs)))
+        lead = chance.choice((0, 3, 50))
+        cut.run(numbers(), effects, monkeypatch, retry=chance.random() < 0.3, lead=lead, until=until)
+    assert cut.run(numbers(), Effects(), monkeypatch, retry=True)
+    assert cut.run(numbers(), Effects(), monkeypatch, retry=True)
+    assert cut.content().keys() == whole.content().keys()
+    for one, other in zip(cut.files, whole.files, strict=True):
+        assert rows(one) == rows(other)
 
 
 @pytest.mark.parametrize(("format", "compression"), KINDS)
