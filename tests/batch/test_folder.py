@@ -24,7 +24,7 @@ from tests.batch.support import Disk, Effects, Killed, before, counted
 
 COUNTS = [0, 9, 0, 14, 1, 0, 16, 0]  # of the jobs of each input
 JOBS = sum(COUNTS)
-NONE = 23  # the only result of its file
+NONE = {23}  # the only result of its file
 FLAKY = {3, 4, 17, 39}  # fail in a first run, and succeed when they are tried again
 BROKEN = {8, 20}  # always fail
 
@@ -40,6 +40,7 @@ class Machine:
         self.jobs = sum(counts)
         self.flaky = set(FLAKY)
         self.broken = set(BROKEN)
+        self.none = set(NONE)
         self.out = folder / "out"
         self.out.mkdir()
         self._encode: Callable[[Any], bytes] = {
@@ -129,7 +130,7 @@ class Machine:
         if number in self.broken or (number in self.flaky and not retry):
             row = FailureRow(number, str(number), "failed", "E", "no", "", "", 1, 0.0, b"given")
             return Entry(number, str(number), b"", True), row
-        value = None if number == NONE else {"n": number, "text": "x" * (number % 5)}
+        value = None if number in self.none else {"n": number, "text": "x" * (number % 5)}
         return Entry(number, str(number), self._encode(value), False, b"given"), None
 
     def content(self) -> dict[str, bytes]:
@@ -241,6 +242,7 @@ def test_whatever_the_inputs_are_and_however_often_it_was_cut_off(
         chance = random.Random(seed)
         machine.flaky = {number for number in range(machine.jobs) if chance.random() < 0.2}
         machine.broken = {number for number in range(machine.jobs) if chance.random() < 0.1}
+        machine.none = {number for number in range(machine.jobs) if chance.random() < 0.2}
 
     def numbers() -> list[int]:
         return as_they_come(whole.jobs, chance, chance.choice((1, 4, 8, 30)))
