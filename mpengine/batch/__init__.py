@@ -1,4 +1,4 @@
-"""A batch from files to a file: records in, results out, and a journal from which a run that was cut off goes on.
+"""A batch from files to a file, or to one for each: records in, results out, and a journal to go on from.
 
     input file ─ reading ─▶ payload ─ engine ─▶ `Work` in a worker: decode, the user's function, encode ─▶ blob
     OUT ◀─ sink ◀─ order ◀─ recorder ◀─ blob          journal ◀─ recorder (after OUT, so never ahead of it)
