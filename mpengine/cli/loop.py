@@ -24,7 +24,9 @@ def run_loop(
         stop = Stop()
         stack.push(stop)  # left, but not entered: this process's signals are its engine's
         function = Target(description, find(*description))
-        reader = Reader(sources, function, stop, encode=encode, shape=shape, limits=Limits(), limit=limit)
+        reader = Reader(
+            sources, function, stop, encode=lambda source: encode, shape=shape, limits=Limits(), limit=limit
+        )
         jobs = 0
         began = time.monotonic()
         for job in reader.jobs():

@@ -123,8 +123,8 @@ class Measurer:
     def _run(self, engine: Engine) -> tuple[int, float, int]:
         batch = self._batch
         reader = Reader(
-            batch.sources, batch.target, self._stop, encode=batch.encode, shape=batch.shape, limits=batch.limits,
-            limit=batch.limit,
+            batch.sources, batch.target, self._stop, encode=lambda source: batch.encode, shape=batch.shape,
+            limits=batch.limits, limit=batch.limit,
         )  # fmt: skip
         jobs = peak = 0
         numbers = reader.numbers
