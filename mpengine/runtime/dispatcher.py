@@ -180,7 +180,7 @@ class Dispatcher:
         """The job that a worker runs, by name. Any thread."""
         try:
             return self.workforce.job_id_of(handle)
-        except ValueError:  # it has just been buried: its memory is unmapped
+        except (ValueError, LookupError):  # it has just been buried, or its jobs have changed hands meanwhile
             return None
 
     def join(self, timeout: float | None) -> bool:

@@ -123,7 +123,7 @@ class OutputReader:
                 self._drain(order)
 
     def _read(self, pipe: _Pipe) -> bool:
-        """Read once; False: there is nothing, now or ever."""
+        """Read once; False: there is nothing, now or ever. Whatever happens, it goes on: who prints waits for it."""
         try:
             data = os.read(pipe.fd, _READ_BYTES)
         except BlockingIOError:
@@ -132,7 +132,10 @@ class OutputReader:
             with contextlib.suppress(OSError):
                 self._epoll.unregister(pipe.fd)  # it would be ready for ever; closed when the worker is buried
             return False
-        self._take(pipe, data)
+        try:
+            self._take(pipe, data)
+        except Exception:
+            logger.exception("lines of worker %d are lost, by a bug of the engine; please report this", pipe.pid)
         return True
 
     def _drain(self, fd: int) -> None:
@@ -174,7 +177,7 @@ class OutputReader:
             return
         try:
             self._deliver(output)
-        except Exception:
+        except BaseException:  # `SystemExit`, too, would end this thread
             logger.exception("output=%r raised and is dropped; what jobs print is lost from here on", self._deliver)
             self._deliver = None
 

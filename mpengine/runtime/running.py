@@ -130,7 +130,7 @@ class Runner:
 
     def shielded(self) -> AbstractContextManager[None]:
         """A context in which the job is not broken off."""
-        if threading.get_ident() != self._main_thread:
+        if threading.get_ident() != self._main_thread or os.getpid() != self._pid:
             return contextlib.nullcontext()  # signals are the main thread's
         return _Shield(self)
 

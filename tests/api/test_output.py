@@ -140,9 +140,12 @@ def test_a_slow_taker_makes_only_those_wait_who_print(gate: Gate) -> None:
             let_go.set()
 
 
-def test_a_taker_that_raises_is_dropped_and_nobody_waits(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("error", [RuntimeError("no room"), SystemExit(3)], ids=["an error", "an exit"])
+def test_a_taker_that_raises_is_dropped_and_nobody_waits(
+    error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
     def take(output: JobOutput) -> None:
-        raise RuntimeError("no room")
+        raise error
 
     with Engine(1, output=take) as engine:
         assert list(engine.map(printing.say, map(str, range(2000)))) == [str(n) for n in range(2000)]

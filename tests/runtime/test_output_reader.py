@@ -4,6 +4,8 @@ import os
 import threading
 from collections.abc import Callable
 
+import pytest
+
 from mpengine import JobOutput
 from mpengine.runtime import descriptors
 from mpengine.runtime.output import OutputReader
@@ -70,3 +72,27 @@ def test_without_a_worker_it_ends_as_well() -> None:
     reader = OutputReader(lambda output: None, "test")
     reader.start()
     reader.close(WAIT_S)
+
+
+def test_a_bug_costs_the_lines_it_hits_and_no_others(caplog: pytest.LogCaptureFixture) -> None:
+    """Who prints would wait for ever for a thread that has ended."""
+    got: list[JobOutput] = []
+    fails = [True]
+
+    def job_now() -> str:
+        if fails:
+            fails.clear()
+            asked.set()
+            raise RuntimeError("a bug")
+        return "a"
+
+    asked = threading.Event()
+    reader = OutputReader(got.append, "test")
+    _, write_fd = watched(reader, job_now)
+    os.write(write_fd, b"lost\n")
+    wait_for(asked)
+    os.write(write_fd, b"heard\n")
+    os.close(write_fd)
+    reader.close(WAIT_S)
+    assert [one.text for one in got] == ["heard"]
+    assert "please report this" in caplog.text
