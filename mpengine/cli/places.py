@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from abc import ABC, abstractmethod
@@ -10,7 +11,7 @@ from typing import Any
 from mpengine.batch.formats import Format, told_by
 from mpengine.batch.journal import ENDING, Journal
 from mpengine.batch.parquet import ParquetSink
-from mpengine.batch.sinks import FileSink, Sink
+from mpengine.batch.sinks import FileSink, Sink, sync_folder
 from mpengine.cli.inputs import Source
 from mpengine.cli.problems import Problem
 from mpengine.cli.writer import Writer
@@ -102,6 +103,8 @@ class FilePlace(Place):
 
     def clear(self) -> None:
         self.writer.start()
+        with contextlib.suppress(PermissionError):  # one may write in a folder that one may not look into
+            sync_folder(os.path.dirname(self.path))  # OUT may be new
 
     def sink(self, journal: Journal, before: dict[str, Any]) -> Sink:
         if self._format is Format.PARQUET:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from mpengine.batch.formats import Format
+from mpengine.cli import places
 from mpengine.cli.inputs import find_sources
 from mpengine.cli.problems import Problem
 from mpengine.cli.signals import Stop
@@ -137,3 +139,17 @@ def test_devices_and_pipes_are_nobodys_input() -> None:
     fd = open_out(os.devnull)
     refuse_input(fd, os.devnull, find_sources([os.devnull], as_paths=False), None)
     os.close(fd)
+
+
+def test_the_name_of_a_new_out_is_on_the_disk_before_results_are(
+    tmp_path: Path, stop: Stop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a power cut could leave a journal that tells of a file which is not there."""
+    synced: list[str] = []
+    monkeypatch.setattr(places, "sync_folder", synced.append)
+    path = str(tmp_path / "out.jsonl")
+    fd = open_out(path)
+    place = places.FilePlace(path, fd, Writer(fd, path, stop), Format.JSONL)
+    place.clear()
+    os.close(fd)
+    assert synced == [str(tmp_path)]
