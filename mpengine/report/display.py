@@ -134,13 +134,16 @@ class Display:
             logging.getLogger("mpengine").exception("the display failed; the jobs go on")
         finally:
             with self._drawn:  # whoever has a line waits: the rows that go would take it along
-                with contextlib.suppress(OSError, ValueError):
-                    self._surface.end(self._take())
-                _write(self._take())
-                with contextlib.suppress(OSError, ValueError):
-                    self._surface.close(last())
-                self._surface = None
-                self._drawn.notify_all()
+                surface = self._surface
+                try:
+                    with contextlib.suppress(OSError, ValueError):
+                        surface.end(self._take())
+                    _write(self._take())
+                    with contextlib.suppress(OSError, ValueError):
+                        surface.close(last())
+                finally:  # or lines would be kept that nobody draws any more
+                    self._surface = None
+                    self._drawn.notify_all()
 
     def _make_surface(self, *, live: bool) -> _Surface:
         if _in_notebook():

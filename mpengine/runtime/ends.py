@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Callable
 from multiprocessing import context, reduction
@@ -58,6 +59,19 @@ class WorkerEnds:
     def fds(self) -> list[int]:
         """All descriptors a forked worker keeps."""
         return [fd for name in self._FDS if (fd := getattr(self, name)) is not None]
+
+    def lead_output(self) -> None:
+        """In the worker, before all else: descriptors 1 and 2 lead to `output_fd`; ends with these numbers get others.
+
+        A program that was started without them gives these numbers to whatever it opens next, and so would its workers.
+        """
+        for name in self._FDS:
+            fd = getattr(self, name)
+            if fd is not None and fd <= 2:
+                setattr(self, name, fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3))
+        assert self.output_fd is not None
+        for fd in (1, 2):
+            os.dup2(self.output_fd, fd)  # inheritable: child processes print, too
 
     def __getstate__(self) -> dict[str, Any]:
         from mpengine.runtime.launching import dump_for_child  # in the parent only: children do not pay for it

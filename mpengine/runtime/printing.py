@@ -1,8 +1,9 @@
 """In a worker: what jobs print and log goes to the parent, each line whole and with the job's id.
 
 `sys.stdout` and `sys.stderr` become streams that gather whole lines, for each thread by itself, and send them as frames
-(see `wire.output`). Descriptors 1 and 2 lead to the same pipe, for those who write past Python. Records of logging for
-which the worker has no handler are sent as records: the parent's handlers are the ones that count.
+(see `wire.output`). Descriptors 1 and 2 lead to the same pipe (`WorkerEnds.lead_output`), for those who write past
+Python. Records of logging for which the worker has no handler are sent as records: the parent's handlers are the ones
+that count.
 
 The pipe blocks: a job that prints faster than the parent reads waits, as it would for a terminal.
 """
@@ -50,8 +51,6 @@ class Printer:
 
     def take_over(self) -> None:
         """From now on, all that is printed or logged here comes this way."""
-        for fd in (1, 2):
-            os.dup2(self._fd, fd)  # inheritable: child processes print, too
         for name, kind in (("stdout", wire.STDOUT), ("stderr", wire.STDERR)):
             lines = _Lines(self, kind)
             setattr(sys, name, io.TextIOWrapper(lines, "utf-8", "backslashreplace", write_through=True))

@@ -55,6 +55,8 @@ EXIT_DAMAGED = 71  # EX_OSERR: a job has closed what the worker needs; it ran no
 
 def main(ends: WorkerEnds) -> NoReturn:
     """Run a worker in this process until it gets a pill. Never returns."""
+    if ends.output_fd is not None:
+        ends.lead_output()
     leash.wait_to_be_held(ends.leash_fd)
     leash.arm(ends.leash_fd)
     _offer_to_oom_killer()

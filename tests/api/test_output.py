@@ -2,8 +2,11 @@
 
 import logging
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +14,7 @@ from mpengine import Engine, Job, JobLost, JobOutput
 from tests.api import printing
 from tests.runtime.fixtures import MakeEngine
 from tests.runtime.gates import Gate
-from tests.support import WAIT_S, wait_for
+from tests.support import ROOT, WAIT_S, wait_for
 
 Got = list[JobOutput]
 
@@ -213,6 +216,33 @@ def test_workers_are_forked_before_there_is_a_thread(monkeypatch: pytest.MonkeyP
     with Engine(3, "fork", output=lambda one: None):
         pass
     assert threads == [before] * 3
+
+
+CLOSED = """
+import os, sys
+from mpengine import Engine, Job
+from tests.api import printing
+got = []
+with Engine(2, sys.argv[1], output=got.append) as engine:
+    done = [outcome.value for outcome in engine.run([Job(printing.say_past_python, (n,)) for n in "abcd"])]
+with open("told", "w") as file:
+    print(sorted(done), sorted(one.text for one in got), file=file)
+"""
+
+
+@pytest.mark.parametrize("closed", [(1,), (2,), (1, 2), (0, 1, 2)], ids=str)
+def test_a_program_without_standard_streams_hears_its_jobs(
+    start_method: str, closed: tuple[int, ...], tmp_path: Path
+) -> None:
+    """It gives their numbers to what it opens, and its workers do: they must not lose that to the jobs' lines."""
+    close = " ".join(f"{fd}>&-" for fd in closed)
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$0" -c "$1" "$2" {close}', sys.executable, CLOSED, start_method],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=WAIT_S,
+    )  # fmt: skip
+    assert done.returncode == 0
+    expected = sorted([f"said {n}" for n in "abcd"] + [f"written {n}" for n in "abcd"])
+    assert (tmp_path / "told").read_text() == f"{list('abcd')} {expected}\n"
 
 
 def test_without_a_taker_jobs_print_where_the_program_does(capfd: pytest.CaptureFixture[str]) -> None:
