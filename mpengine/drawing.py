@@ -29,6 +29,7 @@ from mpengine.core import events as ev
 from mpengine.core.records import Entry, Span
 from mpengine.mailbox import Mailbox
 from mpengine.plain import NUMBERS, text_bytes
+from mpengine.runtime.any_dispatcher import AnyDispatcher
 from mpengine.runtime.clock import monotonic
 from mpengine.runtime.dispatcher import Dispatcher
 from mpengine.runtime.outbox import MappedFunction
@@ -72,8 +73,9 @@ class Source(ABC):
     """
 
     most_ahead: int
+    _dispatcher: AnyDispatcher
 
-    def __init__(self, dispatcher: Dispatcher, items: Iterator[Any], *, sure: bool, buffersize: int | None) -> None:
+    def __init__(self, dispatcher: AnyDispatcher, items: Iterator[Any], *, sure: bool, buffersize: int | None) -> None:
         self.mailbox = Mailbox()
         self._dispatcher = dispatcher
         self._items = items
@@ -160,7 +162,7 @@ class Source(ABC):
         """How many jobs may be under way."""
         seconds = self._dispatcher.books.pace.seconds(self._key)
         ahead = 0 if seconds is None else int(AHEAD_S / max(seconds, 1e-9))
-        return min(self.most_ahead, self._most_drawn, self._dispatcher.supervisor.size * max(LEAST_AHEAD, ahead))
+        return min(self.most_ahead, self._most_drawn, self._dispatcher.slots * max(LEAST_AHEAD, ahead))
 
     def _room_for(self, window: int) -> int:
         """How many more may be drawn now."""
@@ -168,12 +170,12 @@ class Source(ABC):
 
     def _is_hungry(self) -> bool:
         """Whether so little is under way that an item must not wait for others to go with it."""
-        return self._unanswered < LEAST_AHEAD * self._dispatcher.supervisor.size
+        return self._unanswered < LEAST_AHEAD * self._dispatcher.slots
 
     def _has_room(self) -> bool:
         window = self._window()
         size = self._ahead_bytes + self.early_bytes + self._result_bytes * self._unanswered
-        if size > AHEAD_BYTES and self._ahead >= self._dispatcher.supervisor.size:
+        if size > AHEAD_BYTES and self._ahead >= self._dispatcher.slots:
             return False
         return self._room_for(window) >= max(1, window >> _QUANTUM_BITS)
 
@@ -291,6 +293,7 @@ class CallSource(Source):
     """
 
     most_ahead = 1 << 18
+    _dispatcher: Dispatcher
 
     def __init__(
         self,

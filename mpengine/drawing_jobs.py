@@ -16,7 +16,7 @@ from mpengine.core.records import Entry, Record, Span
 from mpengine.drawing import Source
 from mpengine.functions import KnownFunction
 from mpengine.plain import NUMBERS, is_plain_text, text_bytes
-from mpengine.runtime.dispatcher import Dispatcher
+from mpengine.runtime.any_dispatcher import AnyDispatcher
 
 MOST_AT_ONCE = 1 << 13  # jobs drawn between two sendings
 _SHORT_RUN = 4  # jobs of one function in a row, on average; if there are fewer, spans win nothing
@@ -35,7 +35,7 @@ class JobSource(Source):
 
     def __init__(
         self,
-        dispatcher: Dispatcher,
+        dispatcher: AnyDispatcher,
         items: Iterator[Any],
         admit: Callable[..., Record],
         *,

@@ -14,7 +14,7 @@ from multiprocessing.context import BaseContext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from mpengine.arrays.parcel import COPY, OWN, leases_of
+from mpengine.arrays.parcel import COPY, leases_of
 from mpengine.arrays.shared import Shared
 from mpengine.core.job import Job, Outcome, function_name
 from mpengine.core.pace import pace_key
@@ -25,6 +25,7 @@ from mpengine.errors import EngineBroken, EngineClosed
 from mpengine.futures import JobFuture
 from mpengine.observing import JobOutput, Observation, Observer
 from mpengine.options import DEFAULT_STOP_GRACE_S, Options
+from mpengine.runtime.any_dispatcher import AnyDispatcher
 from mpengine.runtime.clock import monotonic
 from mpengine.runtime.dispatcher import Dispatcher
 from mpengine.runtime.outbox import MappedFunction
@@ -50,89 +51,26 @@ _numbers = itertools.count(1)
 T = TypeVar("T")
 
 
-class Engine(concurrent.futures.Executor):
-    """Runs jobs in worker processes: one outcome for each, whatever happens to it.
+class AnyEngine(concurrent.futures.Executor):
+    """What all engines have in common, wherever their workers are: `Engine`, and what `connect` returns.
 
     All methods may be called from any thread, also from done-callbacks. Use it as a context manager: leaving the block
     finishes what was accepted; leaving it through an exception cancels what has not started, through KeyboardInterrupt
     also what runs.
-
-    Args:
-        max_workers: Worker processes; None: `cpu_count()`, the CPUs this process may use.
-        mp_context: A multiprocessing context, or "forkserver", "spawn" or "fork"; None: what the program chose with
-            `multiprocessing.set_start_method`, else "forkserver".
-        initializer: Called as ``initializer(*initargs)`` in each worker before its first job. If it raises, the
-            engine is broken.
-        initargs: May hold locks and queues of the same context.
-        max_tasks_per_child: A worker is replaced after this many jobs; None: never.
-        max_pending: Accepted jobs not yet started, above which `submit` and `dispatch` block; None: no bound.
-        timeout: Seconds an attempt of a job may run, unless the job says otherwise; None: for ever.
-        retries: Further attempts of a job after its first, unless the job says otherwise.
-        memory_limit: Bytes, or a size such as "2GiB", that a worker and the processes below it may hold; shared pages
-            count once, and those a forked worker has from this program not at all. Past it, it is killed, and the job
-            it runs ends with MemoryLimitExceeded; a worker that keeps more between jobs than three quarters of what it
-            was left at its start is replaced. None: no limit.
-        threads_per_worker: Threads of BLAS and OpenMP in each worker, unless the environment says otherwise; None:
-            theirs to choose.
-        stop_grace: Seconds a job has, once interrupted, before its worker is killed.
-        observers: Callables that are told what happens from the start, see `mpengine.observing` and `observe`.
-        output: Called with what jobs print, as `JobOutput`, in a thread of its own; records that they log go to the
-            loggers of this program, with the job's id before the message and as `job_id`. A job that prints waits while
-            this is slow. None: jobs print where this program does, as in Executor.
-        progress: Show on stderr how the jobs stand while there are any: how many of how many, how fast, how long yet;
-            a row for each worker, with its job, that job's `CurrentJob.progress`, age and memory; the last failures;
-            and above that, what jobs print. Lines where stderr is no terminal, HTML in a notebook. No job waits for it.
-        name: For threads, processes and messages.
-
-    Raises:
-        ValueError, TypeError: An option makes no sense.
     """
 
-    def __init__(
-        self,
-        max_workers: int | None = None,
-        mp_context: BaseContext | str | None = None,
-        initializer: Callable[..., Any] | None = None,
-        initargs: Iterable[Any] = (),
-        *,
-        max_tasks_per_child: int | None = None,
-        max_pending: int | None = None,
-        timeout: float | None = None,
-        retries: int = 0,
-        memory_limit: int | str | None = None,
-        threads_per_worker: int | None = 1,
-        stop_grace: float = DEFAULT_STOP_GRACE_S,
-        observers: Iterable[Observer] = (),
-        output: Callable[[JobOutput], None] | None = None,
-        progress: bool = False,
-        name: str | None = None,
-    ) -> None:
-        self._progress: EngineProgress | None = None
-        if progress:
-            from mpengine.progress import EngineProgress  # here: it brings rich
+    _dispatcher: AnyDispatcher
+    _options: Options
+    _plain = False  # calls without limits are not a case of their own each
+    _progress: EngineProgress | None = None
 
-            self._progress = EngineProgress()
-        self._options = Options.check(
-            max_workers, mp_context, initializer, initargs, max_tasks_per_child=max_tasks_per_child,
-            max_pending=max_pending, timeout=timeout, retries=retries, memory_limit=memory_limit,
-            threads_per_worker=threads_per_worker, stop_grace=stop_grace, observers=observers,
-            output=output if output is not None or self._progress is None else self._progress.output,
-            failed=None if self._progress is None else self._progress.failed,
-            name=name or f"mpengine-{next(_numbers)}",
-        )  # fmt: skip
+    def _use(self, dispatcher: AnyDispatcher) -> None:
+        """Have one. At the end of the program, and when this engine is dropped, it finishes what it has."""
         self._max_workers = self._options.workers  # ProcessPoolExecutor's users read it
-        self._dispatcher = Dispatcher(self._options)
-        if self._progress is not None:
-            self._progress.begin(self._dispatcher)
-        self._lane = self._dispatcher.lane
-        options = self._options
-        # Nothing makes each call a case of its own: no limits; nor, as long as nobody looks, events; nor, for
-        # `submit`, a place to wait for.
-        self._plain = options.timeout is None and not options.retries
-        self._observers = self._dispatcher.observers
-        self._has_lane = self._plain and options.max_pending is None
-        _open.add(self._dispatcher)
-        weakref.finalize(self, _dropped, self._dispatcher).atexit = False
+        self._dispatcher = dispatcher
+        self._observers = dispatcher.observers
+        _open.add(dispatcher)
+        weakref.finalize(self, _dropped, dispatcher).atexit = False
 
     # ---- one job ---------------------------------------------------------------------------------------------------
 
@@ -146,27 +84,26 @@ class Engine(concurrent.futures.Executor):
             EngineClosed: After shutdown.
             EngineBroken: Workers cannot be kept alive.
         """
-        if self._has_lane and not kwargs and not self._observers.looking:
-            future = self._lane.submit(fn, args)
-            if future is not None:
-                return future
         return self.dispatch(Job(fn, args, kwargs))
 
     def dispatch(self, job: Job) -> JobFuture:
         """Run one `Job`. As `submit`; and a ValueError if a job of the same id is open."""
         self._check_process()
         future = JobFuture(job)
+        self._admit(future, _record(self._dispatcher, self._options, job, future))
+        return future
+
+    def _admit(self, future: JobFuture, record: Record) -> None:
+        """Let this record in, which `future` is the sink of."""
         dispatcher = self._dispatcher
-        record = _record(dispatcher, self._options, job, future)
         _take_id(dispatcher, record)
         future._desk = dispatcher
         future._record = record
         try:
             future._batch = dispatcher.admission.admit_one(record, block=not dispatcher.is_own_thread())
         except BaseException:
-            dispatcher.ids.release_id(job.id)
+            dispatcher.ids.release_id(record.job.id)
             raise
-        return future
 
     # ---- many jobs -------------------------------------------------------------------------------------------------
 
@@ -262,48 +199,30 @@ class Engine(concurrent.futures.Executor):
         deadline = None if timeout is None else monotonic() + timeout
         items = zip(*iterables, strict=False)
         sure = all(map(never_blocks, iterables))
-        length = self._length(iterables)
-        if type(self).submit is not Engine.submit or "submit" in self.__dict__:
+        own = (AnyEngine.submit, Engine.submit)
+        if type(self).submit not in own or "submit" in self.__dict__:
             return map_by_submit(self.submit, fn, items, deadline, buffersize or 4 * self._max_workers)
         if not self._plain or self._observers.looking:
             # Each call is a job with limits of its own, and with events for those who look.
-            jobs = (Job(fn, args) for args in items)
             stream = self._run_stream(
-                jobs, sure=sure, ordered=ordered, deadline=deadline, buffersize=buffersize, length=length
+                self._calls(fn, items), sure=sure, ordered=ordered, deadline=deadline, buffersize=buffersize,
+                length=self._length(iterables),
             )  # fmt: skip
             return iterate_values(stream, self)
-        try:
-            packed = codec.pack(fn, self._dispatcher.arena, COPY)
-        except Exception as error:  # the user's function, whose parts may raise anything
-            codec.annotate(error, f"mpengine: the mapped function `{function_name(fn)}` cannot be pickled")
-            return failing(error)
-        for lease in leases_of(packed):
-            self._dispatcher.arena.let_stay(lease)
-        star = len(iterables) != 1
-        source = CallSource(
-            self._dispatcher, MappedFunction(function_name(fn), packed, star), pace_key(fn),
-            items if star else iter(iterables[0]), sure=sure, buffersize=buffersize,
-        )  # fmt: skip
-        if self._progress is not None:
-            self._progress.expect(source, length)
-        return Values(MapStream(source, ordered=ordered, deadline=deadline, counts_each=buffersize is not None), self)
+        return self._map_plain(
+            fn, iterables, items, sure=sure, ordered=ordered, buffersize=buffersize, deadline=deadline
+        )
 
-    # ---- data for many jobs ----------------------------------------------------------------------------------------
+    def _calls(self, fn: Callable[..., Any], items: Iterator[tuple[Any, ...]]) -> Iterator[Job]:
+        """The calls of a `map` as jobs."""
+        return (Job(fn, args) for args in items)
 
-    def share(self, obj: T) -> Shared[T]:
-        """Put one read-only copy of an object into shared memory, for any number of jobs. See `Shared`.
-
-        Blocks for as long as it takes to pickle and copy it.
-
-        Raises:
-            EngineClosed, EngineBroken: As `submit`.
-            MemoryError: There is no room for it.
-            Exception: The pickler's own, with a note on the part that cannot be pickled.
-        """
-        self._check_open()
-        dispatcher = self._dispatcher
-        data, buffers, leases = codec.dump_shared(obj, dispatcher.arena)
-        return Shared(data, buffers, leases, dispatcher.arena)
+    def _map_plain(
+        self, fn: Callable[..., Any], iterables: tuple[Iterable[Any], ...], items: Iterator[tuple[Any, ...]], *,
+        sure: bool, ordered: bool, buffersize: int | None, deadline: float | None,
+    ) -> ClosableIterator:  # fmt: skip
+        """Where no call is a case of its own."""
+        raise NotImplementedError
 
     # ---- looking -----------------------------------------------------------------------------------------------------
 
@@ -316,16 +235,6 @@ class Engine(concurrent.futures.Executor):
         if self._dispatcher.is_own_thread():
             raise RuntimeError("join() inside a done-callback would wait for itself; call it from another thread")
         return self._dispatcher.join(timeout)
-
-    def stats(self) -> EngineStats:
-        """Counts by state, and throughput. Cheap; a snapshot that other threads may be changing."""
-        self._check_process()
-        return engine_stats(self._dispatcher)
-
-    def workers(self) -> list[WorkerRow]:
-        """One row per worker: pid, state, job, age, memory."""
-        self._check_process()
-        return worker_rows(self._dispatcher)
 
     def observe(self, observer: Observer) -> Observation:
         """Tell a callable what happens from now on, one event at a time; see `mpengine.observing` for the events.
@@ -418,15 +327,160 @@ class Engine(concurrent.futures.Executor):
         return f"<Engine {self._options.name!r} {state}, {self._max_workers} workers>"
 
 
-def _record(dispatcher: Dispatcher, options: Options, job: Job, sink: Sink) -> Record:
+class Engine(AnyEngine):
+    """Runs jobs in worker processes: one outcome for each, whatever happens to it.
+
+    All methods may be called from any thread, also from done-callbacks. Use it as a context manager: leaving the block
+    finishes what was accepted; leaving it through an exception cancels what has not started, through KeyboardInterrupt
+    also what runs.
+
+    Args:
+        max_workers: Worker processes; None: `cpu_count()`, the CPUs this process may use.
+        mp_context: A multiprocessing context, or "forkserver", "spawn" or "fork"; None: what the program chose with
+            `multiprocessing.set_start_method`, else "forkserver".
+        initializer: Called as ``initializer(*initargs)`` in each worker before its first job. If it raises, the
+            engine is broken.
+        initargs: May hold locks and queues of the same context.
+        max_tasks_per_child: A worker is replaced after this many jobs; None: never.
+        max_pending: Accepted jobs not yet started, above which `submit` and `dispatch` block; None: no bound.
+        timeout: Seconds an attempt of a job may run, unless the job says otherwise; None: for ever.
+        retries: Further attempts of a job after its first, unless the job says otherwise.
+        memory_limit: Bytes, or a size such as "2GiB", that a worker and the processes below it may hold; shared pages
+            count once, and those a forked worker has from this program not at all. Past it, it is killed, and the job
+            it runs ends with MemoryLimitExceeded; a worker that keeps more between jobs than three quarters of what it
+            was left at its start is replaced. None: no limit.
+        threads_per_worker: Threads of BLAS and OpenMP in each worker, unless the environment says otherwise; None:
+            theirs to choose.
+        stop_grace: Seconds a job has, once interrupted, before its worker is killed.
+        observers: Callables that are told what happens from the start, see `mpengine.observing` and `observe`.
+        output: Called with what jobs print, as `JobOutput`, in a thread of its own; records that they log go to the
+            loggers of this program, with the job's id before the message and as `job_id`. A job that prints waits while
+            this is slow. None: jobs print where this program does, as in Executor.
+        progress: Show on stderr how the jobs stand while there are any: how many of how many, how fast, how long yet;
+            a row for each worker, with its job, that job's `CurrentJob.progress`, age and memory; the last failures;
+            and above that, what jobs print. Lines where stderr is no terminal, HTML in a notebook. No job waits for it.
+        name: For threads, processes and messages.
+
+    Raises:
+        ValueError, TypeError: An option makes no sense.
+    """
+
+    _dispatcher: Dispatcher
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        mp_context: BaseContext | str | None = None,
+        initializer: Callable[..., Any] | None = None,
+        initargs: Iterable[Any] = (),
+        *,
+        max_tasks_per_child: int | None = None,
+        max_pending: int | None = None,
+        timeout: float | None = None,
+        retries: int = 0,
+        memory_limit: int | str | None = None,
+        threads_per_worker: int | None = 1,
+        stop_grace: float = DEFAULT_STOP_GRACE_S,
+        observers: Iterable[Observer] = (),
+        output: Callable[[JobOutput], None] | None = None,
+        progress: bool = False,
+        name: str | None = None,
+    ) -> None:
+        if progress:
+            from mpengine.progress import EngineProgress  # here: it brings rich
+
+            self._progress = EngineProgress()
+        self._options = Options.check(
+            max_workers, mp_context, initializer, initargs, max_tasks_per_child=max_tasks_per_child,
+            max_pending=max_pending, timeout=timeout, retries=retries, memory_limit=memory_limit,
+            threads_per_worker=threads_per_worker, stop_grace=stop_grace, observers=observers,
+            output=output if output is not None or self._progress is None else self._progress.output,
+            failed=None if self._progress is None else self._progress.failed,
+            name=name or f"mpengine-{next(_numbers)}",
+        )  # fmt: skip
+        dispatcher = Dispatcher(self._options)
+        self._use(dispatcher)
+        if self._progress is not None:
+            self._progress.begin(dispatcher)
+        self._lane = dispatcher.lane
+        options = self._options
+        # Nothing makes each call a case of its own: no limits; nor, as long as nobody looks, events; nor, for
+        # `submit`, a place to wait for.
+        self._plain = options.timeout is None and not options.retries
+        self._has_lane = self._plain and options.max_pending is None
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> JobFuture:
+        """Run ``fn(*args, **kwargs)`` in a worker. As in Executor.
+
+        The call is pickled here and now; what cannot be pickled is the future's error, not raised. Blocks only above
+        `max_pending`.
+
+        Raises:
+            EngineClosed: After shutdown.
+            EngineBroken: Workers cannot be kept alive.
+        """
+        if self._has_lane and not kwargs and not self._observers.looking:
+            future = self._lane.submit(fn, args)
+            if future is not None:
+                return future
+        return super().submit(fn, *args, **kwargs)
+
+    def _map_plain(
+        self, fn: Callable[..., Any], iterables: tuple[Iterable[Any], ...], items: Iterator[tuple[Any, ...]], *,
+        sure: bool, ordered: bool, buffersize: int | None, deadline: float | None,
+    ) -> ClosableIterator:  # fmt: skip
+        length = self._length(iterables)
+        try:
+            packed = codec.pack(fn, self._dispatcher.arena, COPY)
+        except Exception as error:  # the user's function, whose parts may raise anything
+            codec.annotate(error, f"mpengine: the mapped function `{function_name(fn)}` cannot be pickled")
+            return failing(error)
+        for lease in leases_of(packed):
+            self._dispatcher.arena.let_stay(lease)
+        star = len(iterables) != 1
+        source = CallSource(
+            self._dispatcher, MappedFunction(function_name(fn), packed, star), pace_key(fn),
+            items if star else iter(iterables[0]), sure=sure, buffersize=buffersize,
+        )  # fmt: skip
+        if self._progress is not None:
+            self._progress.expect(source, length)
+        return Values(MapStream(source, ordered=ordered, deadline=deadline, counts_each=buffersize is not None), self)
+
+    # ---- data for many jobs ----------------------------------------------------------------------------------------
+
+    def share(self, obj: T) -> Shared[T]:
+        """Put one read-only copy of an object into shared memory, for any number of jobs. See `Shared`.
+
+        Blocks for as long as it takes to pickle and copy it.
+
+        Raises:
+            EngineClosed, EngineBroken: As `submit`.
+            MemoryError: There is no room for it.
+            Exception: The pickler's own, with a note on the part that cannot be pickled.
+        """
+        self._check_open()
+        arena = self._dispatcher.arena
+        data, buffers, leases = codec.dump_shared(obj, arena)
+        return Shared(data, buffers, leases, arena)
+
+    def stats(self) -> EngineStats:
+        """Counts by state, and throughput. Cheap; a snapshot that other threads may be changing."""
+        self._check_process()
+        return engine_stats(self._dispatcher)
+
+    def workers(self) -> list[WorkerRow]:
+        """One row per worker: pid, state, job, age, memory."""
+        self._check_process()
+        return worker_rows(self._dispatcher)
+
+
+def _record(dispatcher: AnyDispatcher, options: Options, job: Job, sink: Sink) -> Record:
     """Pickle a job, and fill in what it leaves to the engine."""
     retries = options.retries if job.retries is None else job.retries
     payload: bytes | None = None
     problem: BaseException | None = None
     try:
-        # One that may be run again finds its arguments as they were.
-        mode = COPY if retries else OWN
-        payload = codec.pack_call(job.fn, job.args, job.kwargs, dispatcher.arena, mode)
+        payload = dispatcher.pack(job, again=bool(retries))
     except Exception as error:  # the user's objects, which may raise anything
         problem = error
     context = job.context
@@ -440,7 +494,7 @@ def _record(dispatcher: Dispatcher, options: Options, job: Job, sink: Sink) -> R
     )  # fmt: skip
 
 
-def _admit(dispatcher: Dispatcher, options: Options, job: Any, sink: Sink, has_id: bool = False) -> Record:
+def _admit(dispatcher: AnyDispatcher, options: Options, job: Any, sink: Sink, has_id: bool = False) -> Record:
     """A record for `run`, where a taken id is that job's own failure. `has_id`: this job holds its id already."""
     if not isinstance(job, Job):
         raise TypeError(f"run: its input must yield Jobs, got {type(job).__name__}; wrap it: Job(fn, (argument,))")
@@ -456,7 +510,7 @@ def _admit(dispatcher: Dispatcher, options: Options, job: Any, sink: Sink, has_i
     return record
 
 
-def _take_id(dispatcher: Dispatcher, record: Record) -> None:
+def _take_id(dispatcher: AnyDispatcher, record: Record) -> None:
     holder = dispatcher.ids.take(record)
     if holder is record:  # a plain call has it; which may be over, and the books do not know yet
         dispatcher.catch_up()
@@ -475,10 +529,10 @@ def _take_id(dispatcher: Dispatcher, record: Record) -> None:
 
 # ---- engines at the end of the program ---------------------------------------------------------------------------
 
-_open: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
+_open: weakref.WeakSet[AnyDispatcher] = weakref.WeakSet()
 
 
-def _dropped(dispatcher: Dispatcher) -> None:
+def _dropped(dispatcher: AnyDispatcher) -> None:
     """An engine was collected: what it accepted is finished, then its workers go."""
     if dispatcher.pid == os.getpid() and not dispatcher.closed.is_set():
         dispatcher.admission.close_soon(ShutdownRequest(None, None))

@@ -16,8 +16,8 @@ from mpengine.drawing import CallSource, Source
 from mpengine.drawing_jobs import JobSource
 from mpengine.mailbox import End
 from mpengine.outcomes import outcomes_of
+from mpengine.runtime.any_dispatcher import AnyDispatcher
 from mpengine.runtime.clock import monotonic
-from mpengine.runtime.dispatcher import Dispatcher
 from mpengine.wire import codec
 
 _OBJECT_BYTES = 1 << 10  # of a result that waits for its turn, besides its value: what keeps it, and its job
@@ -164,7 +164,7 @@ class RunStream(_Stream):
 
     def __init__(
         self,
-        dispatcher: Dispatcher,
+        dispatcher: AnyDispatcher,
         source: JobSource,
         *,
         ordered: bool,

@@ -24,9 +24,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, cast
 
+from mpengine.arrays.parcel import COPY, OWN
 from mpengine.core import actions as do
 from mpengine.core import events as ev
 from mpengine.core.ids import OpenIds
+from mpengine.core.job import Job
 from mpengine.core.ledger import Ledger
 from mpengine.core.naming import MAP
 from mpengine.core.records import Call, Record
@@ -170,6 +172,15 @@ class Dispatcher:
         """Of the jobs admitted, how many have not started, as far as is known here."""
         started = min(len(self.books.batches), len(self._ledger.workers))
         return admitted - self.books.ended() - started
+
+    @property
+    def slots(self) -> int:
+        """How many jobs it can run at once: one a worker."""
+        return self.supervisor.size
+
+    def pack(self, job: Job, *, again: bool) -> bytes:
+        """Pickle a call, its large parts into shared memory. `again`: it may run more than once."""
+        return codec.pack_call(job.fn, job.args, job.kwargs, self.arena, COPY if again else OWN)
 
     def is_own_thread(self) -> bool:
         """Whether the caller is the dispatcher thread, inside a callback."""
