@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from mpengine.arrays.shared import Shared as Shared
+    from mpengine.cluster.connecting import connect as connect
     from mpengine.context import Context as Context
     from mpengine.core.job import Job as Job
     from mpengine.core.job import Outcome as Outcome
@@ -82,6 +83,7 @@ _HOMES = {
     "WorkerEnd": "runtime.stopping",
     "WorkerRow": "snapshot",
     "WorkerStartError": "errors",
+    "connect": "cluster.connecting",
     "cpu_count": "options",
     "current_job": "current",
     "parse_size": "options",

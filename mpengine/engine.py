@@ -324,7 +324,7 @@ class AnyEngine(concurrent.futures.Executor):
 
     def __repr__(self) -> str:
         state = "closed" if self._dispatcher.closed.is_set() else "broken" if self._broken else "open"
-        return f"<Engine {self._options.name!r} {state}, {self._max_workers} workers>"
+        return f"<{type(self).__name__} {self._options.name!r} {state}, {self._max_workers} workers>"
 
 
 class Engine(AnyEngine):

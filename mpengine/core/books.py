@@ -108,6 +108,36 @@ class Books:
             heapq.heapify(self.timers)
         heapq.heappush(self.timers, (when, next(self._ties), record))
 
+    def accept(self, record: Record, seq: int, now: float) -> None:
+        """One more job, which waits from now on, or has ended already."""
+        record.seq = seq
+        record.accepted_at = now
+        self.open += 1
+        self.accepted += 1
+        if record.problem is not None:
+            self.settle(record, Status.FAILED, record.problem, now)
+        elif self.broken is not None:
+            self.settle(record, Status.FAILED, self.broken, now)
+        elif self.abandoned is not None:
+            self.settle(record, Status.CANCELLED, verdicts.cancelled_error(record, self.abandoned), now)
+        elif record.context is not None and record.context.reason is not None:
+            # Whoever cancels it later than this tells us.
+            self.settle(record, Status.CANCELLED, verdicts.cancelled_error(record, record.context.reason), now)
+        elif record.deadline is not None and record.deadline <= now:
+            self.settle(record, Status.EXPIRED, verdicts.deadline_error(record, 0, started=False), now)
+        else:
+            if record.deadline is not None:
+                self.set_timer(record.deadline, record)
+            if record.context is not None:
+                self.of_context.setdefault(record.context, set()).add(record)
+            self.backlog.push(record)
+
+    def next_timer(self) -> float | None:
+        """When the next deadline passes, or backoff ends."""
+        while self.timers and self.timers[0][2].state is State.SETTLED:
+            heapq.heappop(self.timers)
+        return self.timers[0][0] if self.timers else None
+
     def records(self) -> Iterable[Record]:
         """Every record that is not settled."""
         yield from (entry for entry in self.backlog if isinstance(entry, Record))

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
+from typing import Protocol
 
 from mpengine.core import events as ev
 from mpengine.core import verdicts
 from mpengine.core.books import Books
 from mpengine.core.job import Status
-from mpengine.core.patrol import Patrol
-from mpengine.core.records import Call, Doom, Record, Span, State
+from mpengine.core.records import Batch, Call, Doom, Record, Span, State
 
 _CLOSED = "its iterator was closed"
+
+
+class Pursuer(Protocol):
+    """Reaches for what was sent."""
+
+    def pursue(self, batch: Batch, now: float) -> None:
+        """Something in this batch was given up."""
+
+    def call_back(self, batch: Batch, now: float) -> None:
+        """Nothing more of this batch is to be started; what runs may finish."""
 
 
 class GivingUp:
     """Decides what a wish to end jobs means for each of them, wherever it is."""
 
-    def __init__(self, books: Books, patrol: Patrol) -> None:
+    def __init__(self, books: Books, patrol: Pursuer) -> None:
         self._books = books
         self._patrol = patrol
 
@@ -33,6 +44,21 @@ class GivingUp:
             record.doom = doom
             assert record.batch is not None
             self._patrol.pursue(record.batch, now)
+
+    def time_passed(self, now: float) -> None:
+        """Deadlines that have passed, and backoffs that are over."""
+        books = self._books
+        while books.timers and books.timers[0][0] <= now:
+            record = heapq.heappop(books.timers)[2]
+            if record.state is State.SETTLED:
+                continue
+            if record.deadline is not None and record.deadline <= now:
+                started = record.batch is not None and record.batch.has_started(record)
+                error = verdicts.deadline_error(record, record.attempt + started, started=started)
+                self.doom(record, Doom(Status.EXPIRED, error), now)
+            elif record in books.delayed:
+                books.delayed.discard(record)
+                books.backlog.push(record)
 
     def _cancel(self, record: Record, reason: str, now: float) -> None:
         self.doom(record, Doom(Status.CANCELLED, verdicts.cancelled_error(record, reason)), now)

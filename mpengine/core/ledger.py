@@ -20,7 +20,6 @@ Rules:
 
 from __future__ import annotations
 
-import heapq
 import itertools
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -34,7 +33,7 @@ from mpengine.core.forming import form_batch
 from mpengine.core.giving_up import GivingUp
 from mpengine.core.job import Status
 from mpengine.core.patrol import PATROL_S, Patrol
-from mpengine.core.records import Batch, Doom, Record, Report, Span, State
+from mpengine.core.records import Batch, Record, Report, Span, State
 from mpengine.errors import InternalError, JobLost
 
 # Batches in flight per worker: the one it runs and one it can claim without asking. A queued batch can still be
@@ -97,10 +96,7 @@ class Ledger:
 
     def next_wakeup(self) -> float | None:
         """When `TimePassed` is due, if nothing else happens before."""
-        timers = self.books.timers
-        while timers and timers[0][2].state is State.SETTLED:
-            heapq.heappop(timers)
-        wakeup = timers[0][0] if timers else None
+        wakeup = self.books.next_timer()
         if self._full_until is not None and (wakeup is None or self._full_until < wakeup):
             wakeup = self._full_until
         for batch in self.books.batches.values():
@@ -138,7 +134,7 @@ class Ledger:
             if isinstance(entry, Span):
                 self._accept_span(entry, now)
             else:
-                self._accept_record(entry, now)
+                self.books.accept(entry, next(self._seqs), now)
 
     def _accept_span(self, span: Span, now: float) -> None:
         span.accepted_at = now
@@ -150,29 +146,6 @@ class Ledger:
             self.books.fail_span(span, Status.CANCELLED, verdicts.span_cancelled_error(span, self.books.abandoned))
         else:
             self.books.backlog.push(span)
-
-    def _accept_record(self, record: Record, now: float) -> None:
-        record.seq = next(self._seqs)
-        record.accepted_at = now
-        self.books.open += 1
-        self.books.accepted += 1
-        if record.problem is not None:
-            self.books.settle(record, Status.FAILED, record.problem, now)
-        elif self.books.broken is not None:
-            self.books.settle(record, Status.FAILED, self.books.broken, now)
-        elif self.books.abandoned is not None:
-            self.books.settle(record, Status.CANCELLED, verdicts.cancelled_error(record, self.books.abandoned), now)
-        elif record.context is not None and record.context.reason is not None:
-            # Whoever cancels it later than this tells us.
-            self.books.settle(record, Status.CANCELLED, verdicts.cancelled_error(record, record.context.reason), now)
-        elif record.deadline is not None and record.deadline <= now:
-            self.books.settle(record, Status.EXPIRED, verdicts.deadline_error(record, 0, started=False), now)
-        else:
-            if record.deadline is not None:
-                self.books.set_timer(record.deadline, record)
-            if record.context is not None:
-                self.books.of_context.setdefault(record.context, set()).add(record)
-            self.books.backlog.push(record)
 
     def _sent(self, event: ev.Sent, now: float) -> None:
         record = event.record
@@ -391,17 +364,7 @@ class Ledger:
     def _time_passed(self, event: ev.TimePassed, now: float) -> None:
         if self._full_until is not None and now >= self._full_until:
             self._full_until = None
-        while self.books.timers and self.books.timers[0][0] <= now:
-            record = heapq.heappop(self.books.timers)[2]
-            if record.state is State.SETTLED:
-                continue
-            if record.deadline is not None and record.deadline <= now:
-                started = record.batch is not None and record.batch.has_started(record)
-                error = verdicts.deadline_error(record, record.attempt + started, started=started)
-                self._giving_up.doom(record, Doom(Status.EXPIRED, error), now)
-            elif record in self.books.delayed:
-                self.books.delayed.discard(record)
-                self.books.backlog.push(record)
+        self._giving_up.time_passed(now)
         for batch in list(self.books.batches.values()):
             if batch.check_at is not None and batch.check_at <= now:
                 self._patrol.check(batch, now)

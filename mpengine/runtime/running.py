@@ -45,7 +45,8 @@ GROUP_S = 0.0001  # of short calls of a map, whose values are made safe together
 SHORT_S = 0.00003  # shorter calls of a map go in such groups; to make safe each by itself would cost them too much
 MAX_GROUP = 1024
 FUNCTIONS = 16  # mapped functions kept unpickled
-_OUR_FILES = (__file__, run_plain.__code__.co_filename)
+_CALL_FILE = os.path.join(os.path.dirname(os.path.dirname(__file__)), "cluster", "call.py")  # of a node's jobs
+_OUR_FILES = (__file__, run_plain.__code__.co_filename, _CALL_FILE)
 _READER_FILE = os.path.join(os.path.dirname(parcel.__file__), "reader.py")  # which is imported when it is needed
 PEAK_AFTER_S = 0.001  # shorter jobs are not worth the system call that tells the peak memory
 

@@ -231,8 +231,8 @@ class Parent:
 
     def __init__(self, timeline: Timeline) -> None:
         self.books = timeline.ledger.books
-        self.supervisor = self.admission = self
-        self.size = len(timeline.ledger.workers)
+        self.admission = self
+        self.slots = len(timeline.ledger.workers)
         self.post = timeline.fleet.tell
         self._timeline = timeline
 
