@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from mpengine.core.job import Job, Outcome, Status
 from mpengine.core.naming import id_text
+from mpengine.core.verdicts import describe
 from mpengine.errors import InternalError
 from mpengine.outcomes import Times, failed_outcome, values_of
 from mpengine.runtime.clock import monotonic
@@ -295,6 +296,13 @@ class JobFuture(concurrent.futures.Future[Any]):
             with self._condition:
                 self._condition.notify_all()
         return function.key, duration
+
+    def describe(self) -> str:
+        """The job and its attempt, for messages."""
+        record = self._record
+        if record is not None:
+            return describe(record, record.attempt + 1)
+        return f"job {self.id!r} (`{self.job.name}`, attempt 1 of 1)"
 
     def start(self, record: Record | None) -> bool:
         """The record is about to be sent, and can no longer be cancelled for free; False: it was cancelled."""

@@ -188,7 +188,10 @@ class Collector:
 
     def _note(self, record: LogRecord, pid: int, what: str) -> str:
         batch = self._batch_of(record.batch)
-        if batch is None or record.index >= batch.size:
+        if batch is None:  # the books do not know it yet; or it is over, and nobody will read this
+            sink = self._lone_of(record.batch)
+            subject = "a job" if sink is None else sink.describe()
+        elif record.index >= batch.size:
             subject = "a job"
         elif batch.span is not None:
             subject = span_subject(batch.span, batch.span.first + record.index)

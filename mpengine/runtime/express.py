@@ -41,6 +41,9 @@ class LoneSink(Sink, Protocol):
     def id(self) -> str:
         """The job's id."""
 
+    def describe(self) -> str:
+        """The job and its attempt, for messages."""
+
     def start(self, record: Record | None) -> bool:
         """The job is about to be sent; False: it was cancelled."""
 
@@ -98,7 +101,7 @@ class Express:
         """
         if not self.is_open(admitted):
             return 0
-        if record.context is not None or record.payload is None:
+        if record.context is not None or record.deadline is not None or record.payload is None:
             return 0  # they may be over before they begin, which is for the ledger to say
         seq = self._ledger.next_seq()
         ticket = self._outbox.inline_ticket(seq, record)

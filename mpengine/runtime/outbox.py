@@ -88,7 +88,7 @@ class Outbox:
         payload = record.payload
         if payload is None or len(payload) > wire.INLINE_BYTES - 256 or not record.sink.start(record):
             return None
-        header = [(record.job.id, 1, record.deadline, record.timeout, len(payload))]
+        header = [(record.job.id, record.attempt + 1, record.deadline, record.timeout, len(payload))]
         ticket = wire.TICKET.pack(seq, wire.LONE, 1, 0, 0) + b"".join(wire.body_parts(header, [payload]))
         return ticket if len(ticket) <= wire.PACKET_BYTES else None
 

@@ -54,6 +54,19 @@ def test_a_jobs_own_exception_is_raised_as_itself(engine: Engine) -> None:
     assert note in shown
 
 
+@pytest.mark.parametrize("by_submit", [True, False])
+def test_the_note_names_a_job_that_is_alone(engine: Engine, by_submit: bool) -> None:
+    """One at a time they take the short way, on which the books come to know them late."""
+    for number in range(30):
+        engine.submit(abs, number).result(WAIT_S)
+        id_ = f"alone {number}"
+        future = engine.submit(int, "x") if by_submit else engine.dispatch(Job(int, ("x",), id=id_, retries=1))
+        error = future.exception(WAIT_S)
+        assert error is not None
+        attempt = "attempt 1 of 1" if by_submit else "attempt 2 of 2"
+        assert f"job {future.job.id!r} (`int`, {attempt})" in error.__notes__[0]
+
+
 def test_an_exception_of_a_mapped_call_says_which_call(engine: Engine) -> None:
     def body(n: int) -> int:
         return 10 // (n - 25)
