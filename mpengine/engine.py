@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 import weakref
+from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator
 from multiprocessing.context import BaseContext
 from types import TracebackType
@@ -224,7 +225,21 @@ class AnyEngine(concurrent.futures.Executor):
         """Where no call is a case of its own."""
         raise NotImplementedError
 
+    # ---- data for many jobs ----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def share(self, obj: Any) -> Any:
+        """Put one read-only copy of an object where all jobs can see it. See `Shared`."""
+
     # ---- looking -----------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def stats(self) -> EngineStats:
+        """Counts by state, and throughput. Cheap; a snapshot that other threads may be changing."""
+
+    @abstractmethod
+    def workers(self) -> list[WorkerRow]:
+        """One row per worker: pid, state, job, age, memory."""
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until every accepted job has its outcome; the engine stays open. False after `timeout` seconds.

@@ -16,7 +16,7 @@ Rules:
 1. Who runs what is decided here, and only here: the cluster carries messages, and repeats no job by itself.
 2. One attempt of a job is sent to one node. Whether another follows is the ledger's to decide, by the job's own
    `retries`, `retry_on` and `backoff`, which never leave this process.
-3. A node is sent what it can begin about now: one job for each of its slots, and of short ones as many more as last for
+3. A node is sent what it can begin about now: for each of its slots one job, or of short ones as many as last for
    `ledger.AHEAD_S`. What was sent may have been started. So if a node is lost, then what it had been sent is lost, too,
    unless its owner allows another attempt; and nothing else is.
 4. Messages are numbered in both directions, so that one that is sent twice, after an interruption of the line, is

@@ -7,7 +7,8 @@ was not confirmed is told again.
     run        a job: number, id, name of its function, attempts it has had, attempts it may have, timeout, seconds to
                its deadline, key of its pace, number of its function, numbers of its shared objects, payload
     cancel     a job, by its number, also if it runs
-    function   one that many jobs have: number, pickle, its shared objects
+    recall     a job, by its number, unless it has been started
+    function   one that many jobs have: number, pickle
     share      an object: number, pickle and buffers
     forget     a function or shared object, by its number
 
@@ -27,7 +28,7 @@ from typing import Any
 
 from mpengine.arrays.parcel import OWN
 from mpengine.arrays.shared import Shared
-from mpengine.cluster.call import run_call
+from mpengine.cluster.call import Kept, run_call
 from mpengine.core.job import Job, Outcome, Status
 from mpengine.core.records import Record
 from mpengine.engine import Engine
@@ -108,7 +109,7 @@ class Agent:
         self._last = 0  # number of the last that went out
         self._last_bundle = 0
         self._futures: dict[int, JobFuture] = {}
-        self._functions: dict[int, tuple[tuple[str, int], Shared[Any], dict[int, Shared[Any]]]] = {}
+        self._functions: dict[int, tuple[tuple[str, int], Shared[bytes]]] = {}
         self._shared: dict[int, Shared[Any]] = {}
         self._rows_at = 0.0
         self._called_at = monotonic()
@@ -138,19 +139,13 @@ class Agent:
         self, number: int, id: str, name: str, attempts: int, retries: int, timeout: float | None,
         remaining: float | None, key: int, function: int | None, shared: tuple[int, ...], payload: bytes,
     ) -> None:  # fmt: skip
-        objects = {one: self._shared[one] for one in shared}
-        known = None
-        if function is not None:
-            known_key, blob, others = self._functions[function]
-            objects.update(others)
-            known = (known_key, blob)
+        objects = [Kept(one, self._shared[one]) for one in shared]  # those of its function among them
+        known = None if function is None else self._functions[function]
         job = Job(_Named(name), id=id, timeout=timeout, retries=retries, retry_on=())  # it is retried from afar
         future = JobFuture(job)
         problem, packed = None, None
         try:
-            packed = codec.pack_call(
-                run_call, (payload, known, objects or None), {}, self._engine._dispatcher.arena, OWN
-            )
+            packed = codec.pack_call(run_call, (payload, known, objects), {}, self._engine._dispatcher.arena, OWN)
         except Exception as error:  # no room for it in shared memory
             problem = error
         record = Record(
@@ -171,9 +166,13 @@ class Agent:
         if future is not None:
             future.cancel(running=True)
 
-    def _take_function(self, number: int, blob: bytes, shared: tuple[int, ...]) -> None:
-        objects = {one: self._shared[one] for one in shared}
-        self._functions[number] = ((self._id, number), self._engine.share(blob), objects)
+    def _take_recall(self, number: int) -> None:
+        future = self._futures.get(number)
+        if future is not None:
+            future.cancel()
+
+    def _take_function(self, number: int, blob: bytes) -> None:
+        self._functions[number] = ((self._id, number), self._engine.share(blob))
 
     def _take_share(self, number: int, parts: list[bytes]) -> None:
         data, *buffers = parts

@@ -9,30 +9,28 @@ from mpengine.wire.remote_error import pack_error, traceback_of
 
 TYPE_CHECKING = False  # as typing has it, whose import takes a worker milliseconds
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
     from typing import Any
 
 MOST_FUNCTIONS = 16  # kept unpickled
 
 _functions: dict[tuple[str, int], Any] = {}
-_shared: Mapping[int, Any] = {}  # of the job that runs
+_shared: dict[int, Any] = {}  # of the job that runs, or is about to
 
 
 def run_call(
-    payload: bytes, function: tuple[tuple[str, int], bytes] | None, shared: Mapping[int, Any] | None
+    payload: bytes, function: tuple[tuple[str, int], bytes] | None, shared: Sequence[Kept]
 ) -> tuple[bool, bytes]:
     """Run a pickled call.
 
     Args:
         payload: Function, arguments and keyword arguments; only the arguments if there is a function.
         function: A key that is its own in all of the cluster's life, and its pickle: a function that many jobs have.
-        shared: Shared objects that are in the payload, by their numbers.
+        shared: The shared objects in it: when this is called, they have been rebuilt, and are known by their numbers.
 
     Returns:
         Whether it succeeded, and its value, or its error as `pack_error` makes it.
     """
-    global _shared
-    _shared = shared or {}
     try:
         if function is None:
             fn, args, kwargs = codec.loads(payload)
@@ -50,7 +48,7 @@ def run_call(
             tb = tb.tb_next
         return False, pack_error(error, tb)
     finally:
-        _shared = {}
+        _shared.clear()
 
 
 def _function(key: tuple[str, int], blob: bytes) -> Any:
@@ -61,6 +59,21 @@ def _function(key: tuple[str, int], blob: bytes) -> Any:
             del _functions[next(iter(_functions))]
         _functions[key] = fn
     return fn
+
+
+class Kept:
+    """A shared object on its way to a job: it can be found there as soon as it is rebuilt, by those it is a part of."""
+
+    def __init__(self, number: int, shared: Any) -> None:
+        self._number = number
+        self._shared = shared
+
+    def __reduce__(self) -> Any:
+        return _keep, (self._number, self._shared)
+
+
+def _keep(number: int, shared: Any) -> None:
+    _shared[number] = shared
 
 
 def find_shared(number: int) -> Any:

@@ -281,6 +281,10 @@ class ClusterDispatcher:
                 link = self.nodes.links.get(node)
                 if link is not None:
                     link.cancel(batch_seq)
+            case cl.Recall(node, batch_seq):
+                link = self.nodes.links.get(node)
+                if link is not None:
+                    link.recall(batch_seq)
             case do.Settle(record, outcome):
                 if self.observers:
                     self.observers.finished(record, outcome, monotonic())
@@ -356,8 +360,8 @@ class ClusterDispatcher:
         record = batch.records[0]
         status, value, error = Status(ending.status), None, None
         if ending.kind == ERROR:
-            pid = "" if ending.worker_pid is None else f"worker pid {ending.worker_pid} on "
-            note = f"mpengine: raised in {describe(record, record.attempt + 1)}, {pid}{node.name}"
+            where = node.name if ending.worker_pid is None else f"worker pid {ending.worker_pid} on {node.name}"
+            note = f"mpengine: {describe(record, record.attempt + 1)}, in {where}: raised"
             error = unpack_error(ending.blob, note)
         elif ending.kind == ENGINE_ERROR:
             error = codec.loads(ending.blob or b"")

@@ -4,7 +4,8 @@
 
     PENDING ──send──▶ QUEUED ──ended──▶ settled: succeeded, failed, expired (its timeout), lost, or PENDING again
        ▲                │ ├──given up, past its deadline──▶ withdrawn; settled when its node has told the end
-       └──never sent────┘ └──node lost──▶ settled: lost, or PENDING again, if it may be retried
+       └──never sent,───┘ └──node lost──▶ settled: lost, or PENDING again, if it may be retried
+          recalled
 
 Rules:
 1. A record is in one place: the backlog, the delayed, one batch, or settled. A batch is one job, and belongs to a node.
@@ -28,10 +29,11 @@ from mpengine.core.job import Status
 from mpengine.core.records import Batch, Record, Report, State
 from mpengine.errors import JobLost
 
-# Short jobs are sent ahead so that a node has work while it is told of more, which takes up to 10 ms there and back. It
-# is also what a lost node takes with it, of each slot, besides the job that ran.
+# Work that each slot of a node is given at once. Short jobs are sent ahead, so that it has some while it is told of
+# more, which takes up to 10 ms there and back; and all of this is what a lost node takes with it.
 AHEAD_S = 0.050
-MOST_AHEAD = 4096  # for each slot
+MOST_AHEAD = 4096  # jobs for each slot
+STUCK_S = 0.200  # for which a job has been sent that was to be over within AHEAD_S: it stands behind a longer one
 
 
 class NodeReady(NamedTuple):
@@ -75,26 +77,59 @@ class Withdraw(NamedTuple):
     batch: int
 
 
+class Recall(NamedTuple):
+    """Ask the node for this batch, if it has not started. Answered by `AttemptEnded`, of an attempt or of none."""
+
+    node: int
+    batch: int
+
+
 Event = (
     ev.Accepted | ev.CancelRequested | ev.ContextCancelled | ev.StreamClosed | ev.PendingCancelled | ev.Broke
     | ev.TimePassed | NodeReady | NodeLost | AttemptEnded
 )  # fmt: skip
-Action = do.Settle | do.Retried | do.Forget | Send | Withdraw
+Action = do.Settle | do.Retried | do.Forget | Send | Withdraw | Recall
 
 
 class Node:
-    """A node that takes jobs. Owned by the ledger."""
+    """A node that takes jobs. Owned by the ledger.
 
-    __slots__ = ("held", "id", "slots")
+    Attributes:
+        held: What it was sent, by number, oldest first.
+        busy: Slots that this takes, by what is known of how long it takes: of short jobs many fit into one.
+    """
+
+    __slots__ = ("_shares", "busy", "held", "id", "slots")
 
     def __init__(self, id: int, slots: int) -> None:
         self.id = id
         self.slots = slots
-        self.held: dict[int, Batch] = {}  # by number
+        self.held: dict[int, Batch] = {}
+        self.busy = 0.0
+        self._shares: dict[int, float] = {}
+
+    def take(self, batch: Batch, share: float) -> None:
+        """It is sent this."""
+        self.held[batch.seq] = batch
+        self._shares[batch.seq] = share
+        self.busy += share
+
+    def drop(self, seq: int) -> Batch | None:
+        """It no longer has this; None: it never had."""
+        batch = self.held.pop(seq, None)
+        if batch is not None:
+            self.busy = self.busy - self._shares.pop(seq) if self.held else 0.0  # without what rounding leaves
+        return batch
+
+    def clear(self) -> None:
+        """It has nothing any more."""
+        self.held.clear()
+        self._shares.clear()
+        self.busy = 0.0
 
     def load(self) -> float:
-        """What it holds for each of its slots."""
-        return len(self.held) / self.slots
+        """How full it is: from 1.0 on, it is sent nothing."""
+        return self.busy / self.slots
 
 
 class ClusterLedger:
@@ -113,6 +148,7 @@ class ClusterLedger:
         self.nodes: dict[int, Node] = {}
         self._seqs = itertools.count(1)
         self._withdrawn: list[Withdraw] = []
+        self._recall_at: float | None = None
         giving_up = GivingUp(self.books, _Withdrawals(self._withdrawn))
         self._handlers: dict[type, Callable[[Any, float], None]] = {
             ev.Accepted: self._accepted,
@@ -131,13 +167,18 @@ class ClusterLedger:
     def handle(self, event: Event, now: float) -> Sequence[Action]:
         """Take in what happened; return what to do about it, in order."""
         self._handlers[type(event)](event, now)
-        sends = self._fill(now)
-        withdrawn, self._withdrawn[:] = list(self._withdrawn), []
-        return [*sends, *withdrawn, *self.books.take_actions()]  # type: ignore[list-item]  # local ones are not emitted
+        asks: list[Action] = [*self._fill(now)]
+        asks += self._recall(now)
+        asks += self._withdrawn
+        self._withdrawn.clear()
+        return asks + self.books.take_actions()  # type: ignore[operator]  # of a local engine's, only those of `Action`
 
     def next_wakeup(self) -> float | None:
         """When `TimePassed` is due, if nothing else happens before."""
-        return self.books.next_timer()
+        timer = self.books.next_timer()
+        if self._recall_at is None:
+            return timer
+        return self._recall_at if timer is None else min(timer, self._recall_at)
 
     # ---- jobs ------------------------------------------------------------------------------------------------------
 
@@ -154,18 +195,21 @@ class ClusterLedger:
             return sends
         while (record := books.backlog.peek()) is not None:
             assert isinstance(record, Record)
-            node = self._roomiest(record.key)
+            node = self._roomiest()
             if node is None:
                 break
             books.backlog.pop()
             sends.append(self._send(record, node, now))
         return sends
 
-    def _roomiest(self, key: int) -> Node | None:
+    def _share(self, key: int) -> float:
+        """What a job of this function takes of a slot: all of it, unless it is known to be short."""
         seconds = self.books.pace.seconds(key)
-        ahead = 0 if seconds is None else min(MOST_AHEAD, int(AHEAD_S / max(seconds, 1e-9)))
-        free = [node for node in self.nodes.values() if len(node.held) < node.slots * (1 + ahead)]
-        return min(free, key=Node.load, default=None)
+        return 1.0 if seconds is None else min(1.0, max(seconds / AHEAD_S, 1 / MOST_AHEAD))
+
+    def _roomiest(self) -> Node | None:
+        node = min(self.nodes.values(), key=Node.load, default=None)
+        return None if node is None or node.load() >= 1.0 else node
 
     def _send(self, record: Record, node: Node, now: float) -> Send:
         batch = Batch(next(self._seqs), records=[record], now=now)
@@ -174,12 +218,29 @@ class ClusterLedger:
         record.batch = batch
         record.state = State.QUEUED
         record.started_at = now
-        self.books.batches[batch.seq] = node.held[batch.seq] = batch
+        self.books.batches[batch.seq] = batch
+        node.take(batch, self._share(record.key))
         return Send(node.id, batch)
+
+    def _recall(self, now: float) -> list[Recall]:
+        """A node is idle: what stands behind a longer job elsewhere, against what was expected, is asked back."""
+        self._recall_at = None
+        recalls = []
+        if not self.books.backlog and any(not node.held for node in self.nodes.values()):
+            for node in self.nodes.values():
+                waiting = [batch for batch in node.held.values() if batch.revoked_at is None]
+                for batch in waiting[node.slots :]:
+                    due = batch.sent_at + STUCK_S
+                    if due <= now:
+                        batch.revoked_at = now
+                        recalls.append(Recall(node.id, batch.seq))
+                    elif self._recall_at is None or due < self._recall_at:
+                        self._recall_at = due
+        return recalls
 
     def _attempt_ended(self, event: AttemptEnded, now: float) -> None:
         node = self.nodes.get(event.node)
-        batch = None if node is None else node.held.pop(event.batch, None)
+        batch = None if node is None else node.drop(event.batch)
         if batch is None:
             return
         self.books.close(batch)
@@ -195,7 +256,9 @@ class ClusterLedger:
             self.books.pace.observe(record.key, 1, report.duration)
             record.attempt += 1
             self.books.settle(record, Status.SUCCEEDED, None, now, report)
-        elif event.status is Status.CANCELLED:  # nobody here wanted that: the node is about to leave
+        elif event.status is Status.CANCELLED and not event.started:  # it was recalled, or its node is about to leave
+            self.books.put_back([record], now)
+        elif event.status is Status.CANCELLED:  # nobody here wanted that
             self._lost(record, f"its node gave it up: {report.error}", now, report)
         else:
             self.books.attempt_failed(record, event.status, report.error, now, report)
@@ -238,7 +301,7 @@ class ClusterLedger:
     def _broke(self, event: ev.Broke, now: float) -> None:
         self._giving_up.broke(event, now)
         for node in self.nodes.values():
-            node.held.clear()
+            node.clear()
 
 
 class _Withdrawals:

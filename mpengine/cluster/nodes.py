@@ -108,13 +108,15 @@ class NodeLink:
     def _tell_function(self, function: CarriedFunction) -> None:
         if function.number not in self._known:
             self._known.add(function.number)
-            for one in function.shared.values():
-                self._share(one)
-            self._send("function", function.number, function.blob, tuple(function.shared))
+            self._send("function", function.number, function.blob)
 
     def cancel(self, batch: int) -> None:
         """End a job, running or not."""
         self._send("cancel", batch)
+
+    def recall(self, batch: int) -> None:
+        """Give a job back, unless it has started."""
+        self._send("recall", batch)
 
     def forget(self, number: int) -> None:
         """Nobody here will need this function or shared object any more."""
@@ -290,7 +292,7 @@ class Nodes:
         now = monotonic()
         here = {link.key for link in self.links.values()}
         for link in [link for link in self.links.values() if link.key not in found]:
-            link.lost("the cluster has taken it off")
+            link.lost("the cluster has taken it off", ended=True)  # or is about to; its lease sees to the rest
         left = None if self._most is None else self._most - self.slots - sum(self.starting.values())
         for key, slots in found.items():
             if key in here or key in self.starting or self._resting.get(key, 0.0) > now:

@@ -2,8 +2,8 @@
 
 A node is a Dask worker process. Its agent is called by `Client.run`, which runs a function there beside Dask's own
 tasks, and never a second time; so an agent is no task, takes none of the worker's threads, and the scheduler moves and
-repeats nothing of ours. A worker that Dask starts anew, at the same address perhaps, knows nothing of the agent that was there,
-and says so.
+repeats nothing of ours. A worker that Dask starts anew, perhaps at the same address, knows nothing of the agent that
+was there, and says so.
 """
 
 from __future__ import annotations

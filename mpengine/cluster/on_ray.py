@@ -20,7 +20,8 @@ class RayDriver:
     """See `driver.Driver`.
 
     Args:
-        address: "ray://host:port"; None: the cluster this program has joined, can join, or starts.
+        address: "ray://host:port"; None: the cluster this program has joined, can join, or starts. A program that is in
+            a cluster stays in that, whatever the address.
     """
 
     def __init__(self, address: str | None) -> None:
@@ -34,45 +35,33 @@ class RayDriver:
         self._affinity = NodeAffinitySchedulingStrategy
         self._gone = (ray.exceptions.RayActorError, ray.exceptions.RaySystemError)
         self.what = "Ray" if address is None else f"Ray at {address}"
-        self._context: Any = None
         self._actors: set[Any] = set()
         self._lock = threading.Lock()
-        if address is not None:
-            try:
-                # A connection of its own, beside one that the program may have.
-                self._context = ray.init(address, allow_multiple=True, logging_level="error", log_to_driver=True)
-            except Exception as error:
-                raise ConnectionError(
-                    f"{self.what} does not answer: {error}; is its client server running, and is this its address?"
-                ) from error
-        elif not ray.is_initialized():
-            ray.init(logging_level="error", include_dashboard=False)
+        self._closed = False
+        _join(ray, address, self.what)
         self._remote = ray.remote(Agent)
-
-    def _connected(self) -> Any:
-        """A context in which calls of Ray go to our cluster."""
-        return contextlib.nullcontext() if self._context is None else self._context
 
     def nodes(self) -> dict[str, int]:
         """Ids of the nodes that are alive, and their CPUs."""
-        with self._connected():
-            nodes = self._ray.nodes()
         return {
             node["NodeID"]: int(node["Resources"]["CPU"])
-            for node in nodes
+            for node in self._ray.nodes()
             if node["Alive"] and node["Resources"].get("CPU", 0) >= 1
         }
 
     def start(self, key: str, slots: int, spec: bytes, done: Done) -> None:
         """As in `Driver`. The handle: the actor."""
-        with self._connected():
+        try:
             actor = self._remote.options(
                 num_cpus=slots, max_restarts=0, max_task_retries=0, max_concurrency=_AT_ONCE,
-                scheduling_strategy=self._affinity(key, soft=False), name=None,
+                scheduling_strategy=self._affinity(key, soft=False),
             ).remote(spec, slots)  # fmt: skip
-            with self._lock:
-                self._actors.add(actor)
-            self.call(actor, "about", (), lambda about, error: done((actor, about), error))
+        except Exception as error:  # this program has left Ray
+            done(None, error)
+            return
+        with self._lock:
+            self._actors.add(actor)
+        self.call(actor, "about", (), lambda about, error: done((actor, about), error))
 
     def call(self, handle: Any, method: str, args: tuple[Any, ...], done: Done) -> None:
         """As in `Driver`."""
@@ -88,8 +77,7 @@ class RayDriver:
             done(None, error)
 
         try:
-            with self._connected():
-                future = getattr(handle, method).remote(*args).future()
+            future = getattr(handle, method).remote(*args).future()
         except Exception as error:  # this program has left Ray
             done(None, NodeGone(str(error)))
             return
@@ -99,15 +87,49 @@ class RayDriver:
         """As in `Driver`."""
         with self._lock:
             self._actors.discard(handle)
-        with contextlib.suppress(Exception), self._connected():  # it is gone, or Ray is
+        with contextlib.suppress(Exception):  # it is gone, or Ray is
             self._ray.kill(handle)
 
     def close(self) -> None:
-        """As in `Driver`. What this program has joined or started before it stays."""
+        """As in `Driver`. A cluster that was joined or started for engines is left with the last of them."""
         with self._lock:
-            actors = list(self._actors)
+            actors, closed, self._closed = list(self._actors), self._closed, True
         for actor in actors:
             self.kill(actor)
-        if self._context is not None:
-            with contextlib.suppress(Exception):
-                self._context.disconnect()
+        if not closed:
+            _leave(self._ray)
+
+
+# ---- a program is in one Ray cluster at a time -----------------------------------------------------------------------
+
+_joining = threading.Lock()
+_engines = 0
+_ours = False  # it was joined, or started, for engines
+
+
+def _join(ray: Any, address: str | None, what: str) -> None:
+    """Be in a cluster: the one that the program is in, or that one."""
+    global _engines, _ours
+    with _joining:
+        if not ray.is_initialized():
+            try:
+                if address is None:
+                    ray.init(logging_level="error")
+                else:
+                    ray.init(address, logging_level="error")
+            except Exception as error:
+                raise ConnectionError(
+                    f"{what} does not answer: {' '.join(str(error).split())}; is it running, and is this its address?"
+                ) from error
+            _ours = True
+        _engines += 1
+
+
+def _leave(ray: Any) -> None:
+    """One engine less; the last one leaves the cluster, unless the program was in it before."""
+    global _engines, _ours
+    with _joining:
+        _engines -= 1
+        if not _engines and _ours:
+            _ours = False
+            ray.shutdown()

@@ -27,7 +27,7 @@ class Payload(bytes):
 
     Attributes:
         function: Of many jobs, which crosses once for each node; then the pickle has only arguments.
-        shared: The shared objects in it, by their numbers.
+        shared: The shared objects in it, by their numbers; each after those that it is made of.
         size: Its bytes.
     """
 
@@ -86,8 +86,8 @@ class SharedAbroad(Generic[T]):
                 "a shared object can only be sent to jobs of the engine that shared it; "
                 "give anybody else the object itself, or share it with that engine"
             )
+        packing[1].update(self.others)  # first what it is made of: in this order they are rebuilt
         packing[1][self.number] = self
-        packing[1].update(self.others)
         return find_shared, (self.number,)
 
     def __repr__(self) -> str:
