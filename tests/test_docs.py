@@ -1,63 +1,13 @@
-"""The documentation holds: every Python block of the README runs as it stands, and every command has help."""
+"""What the documentation says of commands and tests is so. Its code is run by tests/docs."""
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parent.parent
-
-
-def blocks_of(name: str) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
-
-
-BLOCKS = blocks_of("README.md")
-OBSERVING = blocks_of("docs/observing.md")
-
-
-@pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
-def test_a_block_of_the_readme_runs_as_a_script(block: str, tmp_path: Path) -> None:
-    done = run_block(block, tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.strip()
-
-
-def run_block(block: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    script = folder / "block.py"
-    script.write_text(block)
-    return subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=50, cwd=folder)
-
-
-@pytest.mark.parametrize("block", OBSERVING, ids=range(len(OBSERVING)))
-def test_a_block_about_observing_runs_as_a_script(block: str, tmp_path: Path) -> None:
-    if "Metrics" in block:
-        pytest.importorskip("prometheus_client", reason="prometheus_client is not installed: the extra `metrics`")
-    if "progress=True" in block:
-        done = run_block(block, tmp_path)
-        assert done.returncode == 0
-        assert re.fullmatch(r"mpengine: 2,000 jobs in .*: 2,000 succeeded\n", done.stderr)
-        return
-    test_a_block_of_the_readme_runs_as_a_script(block, tmp_path)
-    if "Report(" in block:
-        assert "<title>Thumbnails</title>" in (tmp_path / "report.html").read_text()
-        assert json.loads((tmp_path / "run.trace.json").read_text())
-
-
-def test_the_full_pattern_says_that_every_worker_is_gone(tmp_path: Path) -> None:
-    (block,) = (block for block in BLOCKS if "engine.shutdown" in block)
-    done = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, timeout=50, cwd=tmp_path)
-    last = done.stdout.splitlines()[-1]
-    assert last.startswith("11 jobs finished, 0 cancelled, 1 lost; every worker is gone (pid ")
-    assert last.count(" pill") == 2
-    said = re.search(r"Its last line reads: `(.*?)`", (ROOT / "README.md").read_text())
-    assert said is not None
-    assert re.sub(r"pid \d+", "pid N", said[1]) == re.sub(r"pid \d+", "pid N", last)
 
 
 def test_the_reference_of_the_command_line_is_what_its_help_says() -> None:
