@@ -37,14 +37,15 @@ python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
-napoleon_use_ivar = False
+napoleon_use_ivar = True
 napoleon_use_rtype = False
 toc_object_entries_show_parents = "hide"
 
 # Every type of ours that a signature names must be in the reference; those of others are not here to be linked, and
 # what stands in backticks in a docstring may be an option or a value.
 nitpicky = True
-nitpick_ignore_regex = [("py:obj", ".*"), ("py:.*", r"(?!mpengine\b).*"), ("py:class", r"mpengine\.engine\.T")]
+suppress_warnings = ["ref.python"]  # such a value has the name of more than one thing: `cancelled`
+nitpick_ignore_regex = [("py:obj", ".*"), ("py:.*", r"(?!mpengine\b).*"), ("py:class", r"mpengine\..*\.T")]
 
 # ---- the pages
 

@@ -58,7 +58,7 @@ class Context:
 
     @property
     def deadline(self) -> float | None:
-        """When it ends, in monotonic seconds; None: never by itself."""
+        """When it ends, in monotonic seconds, or None if never by itself."""
         return self._deadline
 
     @property
@@ -68,7 +68,7 @@ class Context:
 
     @property
     def reason(self) -> str | None:
-        """Why it was cancelled; None: it was not."""
+        """Why it was cancelled, or None if it was not."""
         return self._reason
 
     def remaining(self) -> float | None:

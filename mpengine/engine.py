@@ -268,7 +268,7 @@ class AnyEngine(concurrent.futures.Executor):
         and the observer is called when that callback has returned.
 
         Returns:
-            What ends it: ``observation.end()``, or leaving ``with engine.observe(observer):``. It need not be kept.
+            What ends it, by ``observation.end()`` or by leaving ``with engine.observe(observer):``. Need not be kept.
 
         Raises:
             TypeError: `observer` is not callable.

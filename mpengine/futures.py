@@ -70,13 +70,10 @@ class Desk(Protocol):
 
 
 class JobFuture(concurrent.futures.Future[Any]):
-    """What `submit` and `dispatch` return.
+    """What `submit` and `dispatch` return: a `concurrent.futures.Future` that knows its job and its outcome."""
 
-    Of a call that `submit` sends without a record, it is the `Call` that the ledger knows (core/records.py).
-
-    Args:
-        job: The job; None: a plain call, of which there are function, arguments, and the number of its id.
-    """
+    # Of a call that `submit` sends without a record, it is the `Call` that the ledger knows (core/records.py). It
+    # has no job then, but function, arguments, and the number of its id.
 
     # The base's names, and ours, as they are in the beginning. Not super().__init__(): it makes a condition.
     _state = _PENDING

@@ -34,6 +34,7 @@ class EngineStats:
         pending: Accepted and not sent to the workers yet.
         queued: Sent; waiting in the queue or in a worker's hand, or running.
         running: Workers that run a job now.
+        succeeded, failed, expired, cancelled, lost: Ended so.
         retried: Attempts that ended badly and were followed by another.
         throughput: Jobs ended per second of the engine's life.
         uptime: Seconds since it was made.

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+import mpengine
 from tests.docs.programs import PAGES, Program, missing_in, programs, same
-from tests.support import ROOT
+from tests.support import ROOT, run_python
 
 PROGRAMS = list(programs())
 
@@ -65,6 +66,18 @@ def test_what_is_code_is_found() -> None:
         fences = re.findall(r"^`{3}(?:python|sh)$", (ROOT / page).read_text(), re.MULTILINE)
         assert found[page] >= len(fences), page
     assert sum(found.values()) > 50
+
+
+def test_examples_in_docstrings_run() -> None:
+    """Those of public names, which the reference shows."""
+    modules = sorted({"mpengine.observing", *(f"mpengine.{home}" for home in mpengine._HOMES.values())})
+    code = (
+        "import doctest, importlib\n"
+        f"done = [doctest.testmod(importlib.import_module(name)) for name in {modules}]\n"
+        "print(sum(one.failed for one in done), sum(one.attempted for one in done) > 0)"
+    )
+    done = run_python("-c", code)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0 True\n", "")
 
 
 def test_what_is_printed_is_compared() -> None:
