@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mpengine.core.job import Status as Status
     from mpengine.current import CurrentJob as CurrentJob
     from mpengine.current import current_job as current_job
+    from mpengine.engine import AnyEngine as AnyEngine
     from mpengine.engine import Engine as Engine
     from mpengine.errors import EngineBroken as EngineBroken
     from mpengine.errors import EngineClosed as EngineClosed
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from mpengine.snapshot import WorkerRow as WorkerRow
 
 _HOMES = {
+    "AnyEngine": "engine",
     "Context": "context",
     "CurrentJob": "current",
     "Engine": "engine",

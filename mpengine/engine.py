@@ -62,12 +62,12 @@ class AnyEngine(concurrent.futures.Executor):
 
     _dispatcher: AnyDispatcher
     _options: Options
+    _max_workers: int
     _plain = False  # calls without limits are not a case of their own each
     _progress: EngineProgress | None = None
 
     def _use(self, dispatcher: AnyDispatcher) -> None:
         """Have one. At the end of the program, and when this engine is dropped, it finishes what it has."""
-        self._max_workers = self._options.workers  # ProcessPoolExecutor's users read it
         self._dispatcher = dispatcher
         self._observers = dispatcher.observers
         _open.add(dispatcher)
@@ -415,6 +415,7 @@ class Engine(AnyEngine):
         )  # fmt: skip
         dispatcher = Dispatcher(self._options)
         self._use(dispatcher)
+        self._max_workers = self._options.workers  # ProcessPoolExecutor's users read it
         if self._progress is not None:
             self._progress.begin(dispatcher)
         self._lane = dispatcher.lane

@@ -122,6 +122,12 @@ def commands(context: click.Context) -> None:
 @click.option(
     "--workers", metavar="N|N%", type=as_workers, help="Worker processes, or a part of the CPUs; default: 100%."
 )
+@click.option(
+    "--on",
+    metavar="ADDRESS",
+    default="local",
+    help="Where the workers are: local, dask://HOST:PORT, ray, ray://HOST:PORT. TARGET must be there, too.",
+)
 @click.option("--timeout", metavar="S", type=as_seconds, help="Seconds that each attempt of a job may take.")
 @click.option(
     "--retries",

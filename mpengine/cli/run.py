@@ -24,13 +24,14 @@ from typing import Any
 import psutil
 
 from mpengine import (
-    Engine,
+    AnyEngine,
     EngineBroken,
     EngineClosed,
     Metrics,
     Outcome,
     Report,
     Trace,
+    connect,
     cpu_count,
 )
 from mpengine.batch import outcome_lines
@@ -106,6 +107,7 @@ class Request:
     trace: str | None = None
     metrics_port: int | None = None
     workers: int | None = None
+    on: str = "local"
     timeout: float | None = None
     retries: int = 0
     halt: Halt = Halt()
@@ -232,7 +234,8 @@ class _Run:
         self._began = 0.0
         self._looked_at = 0.0
         self._had_room = True
-        self._engine: Engine | None = None
+        self._engine: AnyEngine | None = None
+        self._seen_workers = 1
         self._recorder: Recorder | None = None
         self._display = Display()
         self._rate = Rate()
@@ -271,6 +274,7 @@ class _Run:
                 try:
                     with self._stop.gently(self._wind_up), self._progress():
                         complete = self._consume(engine)
+                        self._workers()  # before they go
                 finally:
                     wall_s = time.monotonic() - started
                     self._close(complete)
@@ -298,21 +302,27 @@ class _Run:
             return EXIT_JOB_FAILED
         return EXIT_JOB_FAILED if self._failed_in_all() else EXIT_OK
 
-    def _make_engine(self) -> Engine:
+    def _make_engine(self) -> AnyEngine:
+        where = "the engine" if self._request.on == "local" else f"the engine on {self._request.on}"
         try:
-            return Engine(
-                self._request.workers,
+            return connect(
+                self._request.on,
+                max_workers=self._request.workers,
                 initializer=prepare_worker,
                 initargs=(self._request.nice, *self._target.description),
                 memory_limit=self._request.memory_limit,
                 stop_grace=_STOP_GRACE_S,
                 observers=self._observers,
                 output=self._display.output,
-                name="the engine",
+                name=where,
             )
         except EngineBroken:
             raise
-        except (ValueError, OSError) as error:
+        except ConnectionError as error:
+            raise Problem(f"--on {self._request.on}: {error}", EXIT_ENGINE_BROKE) from None
+        except (ValueError, OSError, ImportError) as error:
+            if self._request.on != "local":
+                raise Problem(f"--on {self._request.on}: {error}") from None
             raise Problem(f"the engine cannot start with {self._workers():,} workers: {error}") from None
 
     # ---- outcomes ----------------------------------------------------------------------------------------------------
@@ -333,7 +343,7 @@ class _Run:
         )
         self._recorder.start()
 
-    def _consume(self, engine: Engine) -> bool:
+    def _consume(self, engine: AnyEngine) -> bool:
         """Whether all of the input has ended."""
         recorder, numbers, summary, halt = self._recorder, self._reader.numbers, self._summary, self._request.halt
         assert recorder is not None
@@ -472,7 +482,12 @@ class _Run:
         return {"wall_s": round(wall_s, 3), "workers": self._workers(), "headers": self._reader.headers}
 
     def _workers(self) -> int:
-        return self._request.workers or cpu_count()
+        if self._request.on == "local":
+            return self._request.workers or cpu_count()
+        engine = self._engine
+        if engine is not None:  # what it knows of them is a second old
+            self._seen_workers = max(self._seen_workers, len(engine.workers()))
+        return self._seen_workers
 
     def _failed_in_all(self) -> int:
         """Of this run, and of those before that it went on from."""

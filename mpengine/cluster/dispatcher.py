@@ -346,7 +346,7 @@ class ClusterDispatcher:
             case Broken(blob, cause):
                 broken: BaseException = codec.loads(blob)
                 if cause is not None:
-                    broken.__cause__ = unpack_error(cause, f"mpengine: on {node.name}")
+                    broken = unpack_error(cause, f"mpengine: on {node.name}")
                 if not self.books.ended():  # else it is this node that has gone bad
                     self._break(f"{node.name} is broken", broken)
                 else:

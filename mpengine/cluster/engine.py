@@ -33,7 +33,7 @@ class ClusterEngine(AnyEngine):
 
     Args:
         driver: The way to the nodes.
-        others: As in `Engine`; `max_workers`: of all nodes together, None: as many as there are. `mp_context`: the name
+        others: As of `Engine`; `max_workers`: of all nodes together, None: as many as there are. `mp_context`: the name
             of a start method, for the nodes. `output` is called in the engine's dispatcher thread.
     """
 
@@ -76,6 +76,10 @@ class ClusterEngine(AnyEngine):
         packed = None if initializer is None else codec.pack_call(initializer, options.initargs, {})
         spec = pickle.dumps((on_nodes, output is not None, packed))
         self._use(ClusterDispatcher(options, driver, spec, max_workers))
+
+    @property
+    def _max_workers(self) -> int:  # type: ignore[override]  # nodes come and go
+        return self._dispatcher.slots
 
     def _calls(self, fn: Callable[..., Any], items: Iterator[tuple[Any, ...]]) -> Iterator[Job]:
         """The calls of a `map`: what is bound to its function crosses once for each node."""
