@@ -43,6 +43,9 @@ from mpengine.wire.remote_error import pack_error
 logger = logging.getLogger("mpengine")
 
 LEASE_S = 30.0  # without a word from the dispatcher, who says one a second
+# For which ends are gathered while the workers have more to do: a message costs the processes on its way a millisecond
+# or two. Less than `ledger.AHEAD_S`, so that the node has work until it gets more.
+GATHER_S = 0.020
 ROWS_S = 1.0  # how often it is told how the workers stand
 LAST_WORDS_S = 1.0  # after a shutdown, for whoever still asks
 
@@ -104,10 +107,13 @@ class Agent:
             options["initializer"], options["initargs"], _ = codec.loads(initializer)
         if with_output:
             options["output"] = self._printed
+        self._slots = slots
         self._changed = threading.Condition()
         self._out: deque[tuple[int, Any]] = deque()  # not confirmed
         self._last = 0  # number of the last that went out
+        self._told = 0  # up to which number
         self._last_bundle = 0
+        self._lingers = 0  # calls of `give` that wait for what comes of them
         self._futures: dict[int, JobFuture] = {}
         self._functions: dict[int, tuple[tuple[str, int], Shared[bytes]]] = {}
         self._shared: dict[int, Shared[Any]] = {}
@@ -125,15 +131,23 @@ class Agent:
 
     # ---- in ----------------------------------------------------------------------------------------------------------
 
-    def give(self, number: int, bundle: bytes) -> None:
-        """Take in a bundle of messages."""
+    def give(self, number: int, bundle: bytes, confirmed: int, wait: float, again: bool) -> list[tuple[int, Any]]:
+        """Take in a bundle of messages. What comes of it within `wait` seconds goes out at once, as by `take`."""
         self._check()
         with self._changed:
-            if number <= self._last_bundle:
-                return
-            self._last_bundle = number
-        for kind, *parts in pickle.loads(bundle):
-            getattr(self, f"_take_{kind}")(*parts)
+            fresh = number > self._last_bundle
+            self._last_bundle = max(number, self._last_bundle)
+            self._lingers += 1
+        try:
+            if fresh:
+                for kind, *parts in pickle.loads(bundle):
+                    getattr(self, f"_take_{kind}")(*parts)
+        finally:
+            with self._changed:
+                out = self._tell(confirmed, wait, again)
+                self._lingers -= 1
+                self._changed.notify_all()
+        return out
 
     def _take_run(
         self, number: int, id: str, name: str, attempts: int, retries: int, timeout: float | None,
@@ -184,17 +198,18 @@ class Agent:
 
     # ---- out ---------------------------------------------------------------------------------------------------------
 
-    def take(self, confirmed: int, wait: float) -> tuple[list[tuple[int, Any]], list[WorkerRow] | None]:
-        """What has gone out since the number `confirmed`; waits up to `wait` seconds until there is something.
+    def take(
+        self, confirmed: int, wait: float, again: bool
+    ) -> tuple[list[tuple[int, Any]], list[WorkerRow] | None]:  # fmt: skip
+        """What goes out next; waits up to `wait` seconds until there is something. Now and then how the workers stand.
 
-        And now and then how the workers stand.
+        Args:
+            confirmed: The number up to which all has arrived.
+            again: An answer may have been lost: tell again all that is not confirmed.
         """
         self._check()
         with self._changed:
-            while self._out and self._out[0][0] <= confirmed:
-                self._out.popleft()
-            self._changed.wait_for(lambda: bool(self._out) or self._ended.is_set(), wait)
-            out = list(self._out)
+            out = self._tell(confirmed, wait, again, patient=True)
         self._tell_if_broken()
         rows = None
         now = self._called_at = monotonic()
@@ -202,6 +217,26 @@ class Agent:
             self._rows_at = now
             rows = self._engine.workers()
         return out, rows
+
+    def _tell(self, confirmed: int, wait: float, again: bool, *, patient: bool = False) -> list[tuple[int, Any]]:
+        """What nobody was told yet. With the lock, which is let go while there is nothing.
+
+        Args:
+            patient: What a `give` waits for is its own to tell.
+        """
+        while self._out and self._out[0][0] <= confirmed:
+            self._out.popleft()
+        if again:
+            self._told = min(self._told, confirmed)
+
+        def has_news() -> bool:
+            return self._ended.is_set() or (self._last > self._told and not (patient and self._lingers))
+
+        if self._changed.wait_for(has_news, wait):
+            self._changed.wait_for(lambda: self._ended.is_set() or len(self._futures) <= self._slots, GATHER_S)
+        out = [(number, message) for number, message in self._out if number > self._told]
+        self._told = self._last
+        return out
 
     def _put(self, message: Any) -> None:
         with self._changed:

@@ -219,8 +219,9 @@ class ClusterDispatcher:
         if self._ladder is not None:
             self._climb(self._ladder, now)
         self._look_lonely(now)
-        self.nodes.flush()
+        self.nodes.flush()  # first: a slow callback must not keep the nodes idle
         self._deliver()
+        self.nodes.listen()
         self._wake_at = self._next_wakeup()
         if not self.books.open and not self._inbox:
             while self._joiners:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from mpengine.cluster import payloads
-from mpengine.cluster.agent import About
+from mpengine.cluster.agent import About, Ending
 from mpengine.cluster.driver import Driver, NodeGone
 from mpengine.cluster.payloads import CarriedFunction, Payload, SharedAbroad
 from mpengine.core.policy import Rung
@@ -25,6 +25,7 @@ from mpengine.snapshot import WorkerRow
 
 logger = logging.getLogger("mpengine")
 
+LINGER_S = 0.002  # for which it waits for the end of what an idle node was given: so a short job is one call
 WAIT_S = 1.0  # for which an agent holds a `take` that it has nothing for
 SILENCE_S = 30.0  # as the agent's LEASE_S: by then it has ended its jobs
 RETRY_S = 0.25  # before a call that failed is tried again
@@ -59,6 +60,7 @@ class NodeLink:
         about: Who the agent is.
         rows: How its workers stood, when they were last told.
         rung: How far it has been asked to go.
+        held: Jobs that were handed over and have not ended.
     """
 
     def __init__(self, id: int, key: str, slots: int, handle: Any, about: About, nodes: Nodes) -> None:
@@ -69,6 +71,7 @@ class NodeLink:
         self.name = f"node {key} (pid {about.pid} on {about.host})"
         self.rows: list[WorkerRow] = []
         self.rung = Rung.DIED
+        self.held = 0
         self.gone = False
         self._handle = handle
         self._nodes = nodes
@@ -77,7 +80,9 @@ class NodeLink:
         self._outgoing_batches: set[int] = set()
         self._bundle: bytes | None = None  # under way, or to be tried again
         self._number = 0  # of the last bundle
-        self._confirmed = 0  # of the last message that was taken in
+        self._confirmed = 0  # number of the last message that was taken in, and so all before it
+        self._early: dict[int, Any] = {}  # messages that came before those with smaller numbers
+        self._linger_s = 0.0
         self._known: set[int] = set()  # functions and shared objects that it was told of
         self._heard_at = monotonic()
         self._retries: list[tuple[float, Callable[[], None]]] = []
@@ -132,6 +137,9 @@ class NodeLink:
         """Hand over what has gathered, unless a bundle is under way."""
         if self._bundle is None and self._outgoing and not self.gone:
             self._number += 1
+            # All it has, as far as is known, is what it is about to get.
+            self._linger_s = LINGER_S if 0 < len(self._outgoing_batches) <= self.slots and not self.held else 0.0
+            self.held += len(self._outgoing_batches)
             self._bundle = payloads.dumps(self._outgoing)
             self._outgoing.clear()
             self._outgoing_batches.clear()
@@ -141,28 +149,35 @@ class NodeLink:
         """Batches that were not handed over."""
         return self._outgoing_batches
 
-    def _give(self) -> None:
-        self._call("give", (self._number, self._bundle), self._given, self._give)
+    def _give(self, again: bool = False) -> None:
+        args = (self._number, self._bundle, self._confirmed, self._linger_s, again)
+        self._call("give", args, self._given, lambda: self._give(again=True))
 
     def _given(self, result: Any) -> None:
         self._bundle = None
-        self.flush()
+        self._nodes.with_mail.add(self)
+        self._told(result)
 
     # ---- from the node -----------------------------------------------------------------------------------------------
 
-    def listen(self) -> None:
+    def listen(self, again: bool = False) -> None:
         """Ask for what it has to say; from now on always."""
-        self._call("take", (self._confirmed, WAIT_S), self._taken, self.listen)
+        args = (self._confirmed, WAIT_S, again)
+        self._call("take", args, self._taken, lambda: self.listen(again=True))
 
     def _taken(self, result: Any) -> None:
         messages, rows = result
         if rows is not None:
             self.rows = rows
-        fresh = [(number, message) for number, message in messages if number > self._confirmed]
-        if fresh:
-            self._confirmed = fresh[-1][0]
-        self.listen()  # before the rest: the node is to have the confirmation soon
-        for _, message in fresh:
+        self._nodes.to_hear.add(self)  # once what came is delivered: to ask takes longer than to tell
+        self._told(messages)
+
+    def _told(self, messages: Iterable[tuple[int, Any]]) -> None:
+        """Take these in, each once and in their order: the answers to two calls may cross."""
+        self._early.update((number, message) for number, message in messages if number > self._confirmed)
+        while (message := self._early.pop(self._confirmed + 1, None)) is not None:
+            self._confirmed += 1
+            self.held -= isinstance(message, Ending)
             self._nodes.keeper.node_told(self, message)
 
     # ---- the line ----------------------------------------------------------------------------------------------------
@@ -240,6 +255,7 @@ class Nodes:
         links: Those that are ready, by id.
         starting: Keys of those that are about to be.
         with_mail: Those that have something to be sent.
+        to_hear: Those that are to be asked for more.
         seen: Whether it is known who is there.
     """
 
@@ -249,6 +265,7 @@ class Nodes:
         self.links: dict[int, NodeLink] = {}
         self.starting: dict[str, int] = {}
         self.with_mail: set[NodeLink] = set()
+        self.to_hear: set[NodeLink] = set()
         self.seen = False
         self._spec = spec
         self._most = most
@@ -329,11 +346,17 @@ class Nodes:
         """It is gone."""
         self.links.pop(link.id, None)
         self.with_mail.discard(link)
+        self.to_hear.discard(link)
 
     def flush(self) -> None:
         """At the end of a turn: hand over what has gathered."""
         while self.with_mail:
             self.with_mail.pop().flush()
+
+    def listen(self) -> None:
+        """At the very end of a turn: ask for more."""
+        while self.to_hear:
+            self.to_hear.pop().listen()
 
     def look_after(self, now: float) -> None:
         """Of each, what time has brought."""
