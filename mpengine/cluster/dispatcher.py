@@ -273,11 +273,12 @@ class ClusterDispatcher:
         match action:
             case cl.Send(node, batch):
                 record = batch.records[0]
+                if not record.sink.start(record):  # first: once it was sent, it may run
+                    self._events.append(cl.Refused(node, batch.seq, CANCELLED))
+                    return
                 link = self.nodes.links.get(node)
                 if link is not None:  # or else the ledger is about to be told
                     link.run(batch.seq, record, monotonic())
-                if not record.sink.start(record):
-                    self._events.append(ev.CancelRequested(record, CANCELLED, running=True))
             case cl.Withdraw(node, batch_seq):
                 link = self.nodes.links.get(node)
                 if link is not None:
@@ -375,7 +376,7 @@ class ClusterDispatcher:
                 status, error = Status.FAILED, problem
         report = Report(
             0, value, error=error, duration=ending.duration, peak_memory=ending.peak_memory,
-            stack=getattr(error, "stack", ""),
+            stack=getattr(error, "stack", "") if ending.kind == ENGINE_ERROR else "",
         )  # fmt: skip
         self._tell(cl.AttemptEnded(node.id, ending.number, status, report, ending.started, ending.worker_pid))
 

@@ -12,6 +12,9 @@ Rules:
 2. A job that was handed over to a node counts as started. One that still waited here when its node was lost does not.
 3. A doom is decided once, and holds whatever the attempt brings after that.
 4. Late and repeated messages are legal: what speaks of a closed batch, or of a node that is lost, changes nothing.
+5. What a node gives back without having begun it was no attempt. Unless it was asked for that, the node is about to
+   leave, and is sent no more.
+6. Nothing is sent past its deadline.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from mpengine.core import verdicts
 from mpengine.core.books import Books
 from mpengine.core.giving_up import GivingUp
 from mpengine.core.job import Status
-from mpengine.core.records import Batch, Record, Report, State
+from mpengine.core.records import Batch, Doom, Record, Report, State
 from mpengine.errors import JobLost
 
 # Work that each slot of a node is given at once. Short jobs are sent ahead, so that it has some while it is told of
@@ -63,6 +66,14 @@ class AttemptEnded(NamedTuple):
     worker_pid: int | None = None
 
 
+class Refused(NamedTuple):
+    """This batch was not sent: its job's future turned out to be cancelled."""
+
+    node: int
+    batch: int
+    reason: str
+
+
 class Send(NamedTuple):
     """Give this batch's job to its node."""
 
@@ -86,7 +97,7 @@ class Recall(NamedTuple):
 
 Event = (
     ev.Accepted | ev.CancelRequested | ev.ContextCancelled | ev.StreamClosed | ev.PendingCancelled | ev.Broke
-    | ev.TimePassed | NodeReady | NodeLost | AttemptEnded
+    | ev.TimePassed | NodeReady | NodeLost | AttemptEnded | Refused
 )  # fmt: skip
 Action = do.Settle | do.Retried | do.Forget | Send | Withdraw | Recall
 
@@ -97,15 +108,17 @@ class Node:
     Attributes:
         held: What it was sent, by number, oldest first.
         busy: Slots that this takes, by what is known of how long it takes: of short jobs many fit into one.
+        leaving: It takes no more.
     """
 
-    __slots__ = ("_shares", "busy", "held", "id", "slots")
+    __slots__ = ("_shares", "busy", "held", "id", "leaving", "slots")
 
     def __init__(self, id: int, slots: int) -> None:
         self.id = id
         self.slots = slots
         self.held: dict[int, Batch] = {}
         self.busy = 0.0
+        self.leaving = False
         self._shares: dict[int, float] = {}
 
     def take(self, batch: Batch, share: float) -> None:
@@ -161,6 +174,7 @@ class ClusterLedger:
             NodeReady: self._node_ready,
             NodeLost: self._node_lost,
             AttemptEnded: self._attempt_ended,
+            Refused: self._refused,
         }
         self._giving_up = giving_up
 
@@ -193,6 +207,9 @@ class ClusterLedger:
         sends: list[Send] = []
         if books.broken is not None or books.abandoned is not None:
             return sends
+        due = books.next_timer()
+        if due is not None and due <= now:
+            self._giving_up.time_passed(now)
         while (record := books.backlog.peek()) is not None:
             assert isinstance(record, Record)
             node = self._roomiest()
@@ -208,7 +225,7 @@ class ClusterLedger:
         return 1.0 if seconds is None else min(1.0, max(seconds / AHEAD_S, 1 / MOST_AHEAD))
 
     def _roomiest(self) -> Node | None:
-        node = min(self.nodes.values(), key=Node.load, default=None)
+        node = min((node for node in self.nodes.values() if not node.leaving), key=Node.load, default=None)
         return None if node is None or node.load() >= 1.0 else node
 
     def _send(self, record: Record, node: Node, now: float) -> Send:
@@ -226,7 +243,7 @@ class ClusterLedger:
         """A node is idle: what stands behind a longer job elsewhere, against what was expected, is asked back."""
         self._recall_at = None
         recalls = []
-        if not self.books.backlog and any(not node.held for node in self.nodes.values()):
+        if not self.books.backlog and any(not node.held and not node.leaving for node in self.nodes.values()):
             for node in self.nodes.values():
                 waiting = [batch for batch in node.held.values() if batch.revoked_at is None]
                 for batch in waiting[node.slots :]:
@@ -256,12 +273,28 @@ class ClusterLedger:
             self.books.pace.observe(record.key, 1, report.duration)
             record.attempt += 1
             self.books.settle(record, Status.SUCCEEDED, None, now, report)
-        elif event.status is Status.CANCELLED and not event.started:  # it was recalled, or its node is about to leave
+        elif not event.started and event.status in (Status.CANCELLED, Status.LOST):
+            assert node is not None
+            node.leaving = node.leaving or batch.revoked_at is None  # else it was recalled
             self.books.put_back([record], now)
+        elif not event.started and event.status is Status.EXPIRED:  # its deadline, by the node's clock
+            record.started_at = None
+            self.books.settle(record, Status.EXPIRED, report.error, now)
         elif event.status is Status.CANCELLED:  # nobody here wanted that
             self._lost(record, f"its node gave it up: {report.error}", now, report)
         else:
             self.books.attempt_failed(record, event.status, report.error, now, report)
+
+    def _refused(self, event: Refused, now: float) -> None:
+        node = self.nodes.get(event.node)
+        batch = None if node is None else node.drop(event.batch)
+        if batch is None:
+            return
+        self.books.close(batch)
+        record = batch.records[0]
+        if record.doom is None:
+            record.doom = Doom(Status.CANCELLED, verdicts.cancelled_error(record, event.reason))
+        self._end_unstarted(record, now)
 
     def _end_unstarted(self, record: Record, now: float) -> None:
         doom = record.doom
