@@ -47,7 +47,6 @@ LEASE_S = 30.0  # without a word from the dispatcher, who says one a second
 # or two. Less than `ledger.AHEAD_S`, so that the node has work until it gets more.
 GATHER_S = 0.020
 ROWS_S = 1.0  # how often it is told how the workers stand
-LAST_WORDS_S = 1.0  # after a shutdown, for whoever still asks
 
 ERROR, VALUE, ENGINE_ERROR = 0, 1, 2  # what the blob of an `Ending` is
 
@@ -109,6 +108,7 @@ class Agent:
             options["output"] = self._printed
         self._slots = slots
         self._changed = threading.Condition()
+        self._giving = threading.Lock()
         self._out: deque[tuple[int, Any]] = deque()  # not confirmed
         self._last = 0  # number of the last that went out
         self._told = 0  # up to which number
@@ -117,6 +117,7 @@ class Agent:
         self._futures: dict[int, JobFuture] = {}
         self._functions: dict[int, tuple[tuple[str, int], Shared[bytes]]] = {}
         self._shared: dict[int, Shared[Any]] = {}
+        self._problems: dict[str, Exception] = {}  # of those that should be there, by what a KeyError says
         self._rows_at = 0.0
         self._called_at = monotonic()
         self._told_broken = False
@@ -135,19 +136,30 @@ class Agent:
         """Take in a bundle of messages. What comes of it within `wait` seconds goes out at once, as by `take`."""
         self._check()
         with self._changed:
-            fresh = number > self._last_bundle
-            self._last_bundle = max(number, self._last_bundle)
             self._lingers += 1
         try:
-            if fresh:
-                for kind, *parts in pickle.loads(bundle):
-                    getattr(self, f"_take_{kind}")(*parts)
+            with self._giving:  # whole: the next may come while this one is worked on, if its answer was given up
+                if number > self._last_bundle:
+                    self._last_bundle = number
+                    for message in pickle.loads(bundle):
+                        self._take(*message)
         finally:
             with self._changed:
                 out = self._tell(confirmed, wait, again)
                 self._lingers -= 1
                 self._changed.notify_all()
         return out
+
+    def _take(self, kind: str, number: int, *rest: Any) -> None:
+        """One message. What goes wrong with it is that job's own failure, or that of the jobs that need the object."""
+        try:
+            getattr(self, f"_take_{kind}")(number, *rest)
+        except Exception as error:  # no room in shared memory, say
+            if kind == "run":
+                self._futures.pop(number, None)
+                self._put(self._ending_of_error(number, Status.FAILED, self._problems.get(str(error), error)))
+            else:
+                self._problems[str(number)] = error
 
     def _take_run(
         self, number: int, id: str, name: str, attempts: int, retries: int, timeout: float | None,
@@ -249,19 +261,23 @@ class Agent:
 
     def _job_ended(self, number: int, attempts: int, future: Any) -> None:
         self._futures.pop(number, None)
-        outcome: Outcome = future.outcome(0)
+        try:
+            ending = self._ending_of(number, attempts, future.outcome(0))
+        except Exception as error:  # an error of the job's that cannot be told, no memory
+            ending = self._ending_of_error(number, Status.FAILED, error)
+        self._put(ending)
+
+    def _ending_of(self, number: int, attempts: int, outcome: Outcome) -> Ending:
         if outcome.error is None:
             succeeded, blob = outcome.value
             kind, status = (VALUE, outcome.status) if succeeded else (ERROR, Status.FAILED)
-            ending = self._ending(number, status, kind, blob, outcome, attempts)
-        elif isinstance(outcome.error, EngineBroken):
+            return self._ending(number, status, kind, blob, outcome, attempts)
+        if isinstance(outcome.error, EngineBroken):
             self._tell_if_broken()
-            ending = self._ending(number, Status.LOST, ENGINE_ERROR, codec.dumps(outcome.error), outcome, attempts)
-        elif isinstance(outcome.error, EngineError):  # told in words that are true far away, too
-            ending = self._ending(number, outcome.status, ENGINE_ERROR, codec.dumps(outcome.error), outcome, attempts)
-        else:
-            ending = self._ending(number, outcome.status, ERROR, pack_error(outcome.error, None), outcome, attempts)
-        self._put(ending)
+            return self._ending(number, Status.LOST, ENGINE_ERROR, codec.dumps(outcome.error), outcome, attempts)
+        if isinstance(outcome.error, EngineError):  # told in words that are true far away, too
+            return self._ending(number, outcome.status, ENGINE_ERROR, codec.dumps(outcome.error), outcome, attempts)
+        return self._ending(number, outcome.status, ERROR, pack_error(outcome.error, None), outcome, attempts)
 
     @staticmethod
     def _ending(number: int, status: Status, kind: int, blob: bytes, outcome: Outcome, attempts: int) -> Ending:
@@ -282,12 +298,17 @@ class Agent:
 
     # ---- the end -----------------------------------------------------------------------------------------------------
 
-    def close(self, timeout: float | None) -> None:
-        """End its engine: at once what has not started, and within `timeout` seconds the rest. May be called again."""
+    def close(self, timeout: float | None) -> list[tuple[int, Any]]:
+        """End its engine: at once what has not started, and within `timeout` seconds the rest. May be called again.
+
+        Returns:
+            All that is not confirmed: its last words.
+        """
         self._engine.shutdown(cancel_futures=True, timeout=timeout)
         with self._changed:
             self._ended.set()
             self._changed.notify_all()
+            return list(self._out)
 
     def _check(self) -> None:
         self._called_at = monotonic()
