@@ -274,7 +274,8 @@ class LedgerMachine(RuleBasedStateMachine):
             assert later is None or later > self.clock(), f"woken for nothing: due {due}, now {self.clock()}"
 
     def on_send(self, id: int, batch: Batch) -> None:
-        assert not (self.broken or self.stopped)
+        assert not (self.broken)
+        assert not (self.stopped)
         assert id in self.nodes, "sent to a node that is gone"
         assert id not in self.leaving, "sent to a node that gave something back"
         (record,) = batch.records
@@ -482,7 +483,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 when = self.ledger.next_wakeup()
                 assert when is not None
                 assert when <= record.deadline
-        for record in books.delayed:
+        for _ in books.delayed:
             assert self.ledger.next_wakeup() is not None
 
     def teardown(self) -> None:
