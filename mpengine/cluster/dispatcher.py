@@ -43,6 +43,7 @@ CANCELLED = "its future was cancelled"
 _LONGEST_POLL_S = 3600.0
 _MOST_START_FAILURES = 3  # one after another, while no node is ready
 _LONELY_S = 10.0  # for which jobs have waited without a node, before that is said
+_START_PATIENCE_S = 2.0  # for nodes that are about to start when the engine closes
 _REASON = "the engine was shut down"
 
 
@@ -85,6 +86,7 @@ class ClusterDispatcher:
         self._telling = False
         self._joiners: list[threading.Event] = []
         self._ladder: StopLadder | None = None
+        self._starts_until = 0.0
         self._ends: list[WorkerEnd] = []
         self._start_failures = 0
         self._lonely_since: float | None = None
@@ -233,6 +235,7 @@ class ClusterDispatcher:
         for other in (
             self.ledger.next_wakeup(),
             None if self._ladder is None else self._ladder.wakeup(),
+            self._starts_until if self._ladder is not None and self.nodes.starting else None,
             None if self._lonely_since is None else self._lonely_since + _LONELY_S,
         ):
             if other is not None:
@@ -316,15 +319,17 @@ class ClusterDispatcher:
         """It takes no more."""
         if self._ladder is not None:
             self._ends.append(WorkerEnd(node.about.pid, node.rung, None))
-        else:
+        elif self.admission.broken is None:
             logger.warning("%s is gone: %s", node.name, reason)
         self._tell(cl.NodeLost(node.id, node.name, reason, node.unsent()))
 
     def node_failed(self, name: str, error: BaseException) -> None:
         """It could not start."""
+        if self._ladder is not None:
+            return  # the engine is about to leave, and perhaps the cluster is
         logger.warning("node %s could not start: %s", name, _text(error))
-        self._start_failures += 1
-        if not self.nodes.links and self._start_failures >= _MOST_START_FAILURES:
+        self._start_failures = 0 if self.nodes.links else self._start_failures + 1
+        if self._start_failures >= _MOST_START_FAILURES:
             cause = WorkerStartError(f"node {name} could not start: {_text(error)}")
             cause.__cause__ = error
             self._break("its nodes cannot be started", cause)
@@ -353,6 +358,7 @@ class ClusterDispatcher:
                     self._break(f"{node.name} is broken", broken)
                 else:
                     logger.warning("%s is broken: %s", node.name, broken)
+                    self.nodes.rest(node.key)
                     node.lost("its engine is broken")
 
     def _attempt_ended(self, node: NodeLink, ending: Ending) -> None:
@@ -411,6 +417,7 @@ class ClusterDispatcher:
     def _shutdown_requested(self, request: ShutdownRequest) -> None:
         if self._ladder is None:
             self._ladder = StopLadder()
+            self._starts_until = monotonic() + _START_PATIENCE_S
             self.observers.state("closing", monotonic())
         if request.deadline is not None:
             self._ladder.hurry(request.deadline)
@@ -421,7 +428,10 @@ class ClusterDispatcher:
         """Go up the ladder as far as it is time to."""
         while True:
             drained = not self.books.open and not self._inbox
-            phase = ladder.next_phase(now, drained=drained, alive=len(self.nodes.links))
+            starting = (
+                len(self.nodes.starting) if now < self._starts_until else 0
+            )  # they are ended when they have started
+            phase = ladder.next_phase(now, drained=drained, alive=len(self.nodes.links) + starting)
             if phase is None:
                 return
             self.nodes.stop()
@@ -446,6 +456,9 @@ class ClusterDispatcher:
         self._telling = False
         self._events.clear()
         self._break("a bug of the engine", bug)
+        for item in self._inbox.take():
+            if isinstance(item, ev.Accepted):  # let in before it was broken: they fail with it
+                self._tell(item)
         self._deliver()
         self.report = self.interim_report()
 

@@ -83,13 +83,7 @@ class ClusterEngine(AnyEngine):
 
     def _calls(self, fn: Callable[..., Any], items: Iterator[tuple[Any, ...]]) -> Iterator[Job]:
         """The calls of a `map`: what is bound to its function crosses once for each node."""
-        try:
-            function = CarriedFunction(fn, self._dispatcher, self._dispatcher.forget_shared)
-        except Exception as error:  # the user's function, whose parts may raise anything
-            codec.annotate(error, f"mpengine: the mapped function `{function_name(fn)}` cannot be pickled")
-            raise  # where the first value would be: the input is drawn for the consumer
-        for args in items:
-            yield Job(function, args)
+        return _carried_calls(fn, items, self._dispatcher)
 
     def share(self, obj: T) -> SharedAbroad[T]:
         """Put one read-only copy of an object into the shared memory of each node, for any number of jobs.
@@ -129,3 +123,16 @@ class ClusterEngine(AnyEngine):
         """One row per worker of each node, as it told about a second ago: pid, state, job, age, memory."""
         self._check_process()
         return [row for link in list(self._dispatcher.nodes.links.values()) for row in link.rows]
+
+
+def _carried_calls(
+    fn: Callable[..., Any], items: Iterator[tuple[Any, ...]], dispatcher: ClusterDispatcher
+) -> Iterator[Job]:  # fmt: skip
+    """Without the engine: a thread that draws from this must not keep it."""
+    try:
+        function = CarriedFunction(fn, dispatcher, dispatcher.forget_shared)
+    except Exception as error:  # the user's function, whose parts may raise anything
+        codec.annotate(error, f"mpengine: the mapped function `{function_name(fn)}` cannot be pickled")
+        raise  # where the first value would be: the input is drawn for the consumer
+    for args in items:
+        yield Job(function, args)

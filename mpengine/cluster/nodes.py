@@ -233,8 +233,13 @@ class NodeLink:
         """Have its engine end: within `timeout` seconds, else when its jobs have ended."""
         self.rung = Rung.PILL if timeout is None else Rung.TERMINATED
 
+        def closed(last_words: Any, error: BaseException | None) -> None:
+            if error is None and not self.gone:
+                self._told(last_words)
+            self.lost("it was closed", ended=error is None)
+
         def answered(result: Any, error: BaseException | None) -> None:
-            self._nodes.keeper.post(lambda: self.lost("it was closed", ended=error is None))
+            self._nodes.keeper.post(lambda: closed(result, error))
 
         self._driver.call(self._handle, "close", (timeout,), answered)
 
@@ -330,7 +335,7 @@ class Nodes:
     def _started(self, key: str, slots: int, result: Any, error: BaseException | None) -> None:
         self.starting.pop(key, None)
         if error is not None:
-            self._resting[key] = monotonic() + REST_S
+            self.rest(key)
             self.keeper.node_failed(key, error)
             return
         handle, about = result
@@ -341,6 +346,12 @@ class Nodes:
         link = self.links[self._ids] = NodeLink(self._ids, key, slots, handle, about, self)
         link.listen()
         self.keeper.node_ready(link)
+
+    def rest(self, key: str) -> None:
+        """Leave this node alone for a while."""
+        now = monotonic()
+        self._resting = {one: until for one, until in self._resting.items() if until > now}
+        self._resting[key] = now + REST_S
 
     def forget(self, link: NodeLink) -> None:
         """It is gone."""

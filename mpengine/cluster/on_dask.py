@@ -20,6 +20,7 @@ from typing import Any
 
 from mpengine.cluster.agent import About, Agent, NoSuchAgent
 from mpengine.cluster.driver import Done, NodeGone
+from mpengine.runtime.clock import monotonic
 
 CONNECT_S = 10.0
 ANSWER_S = 10.0  # for the scheduler to say who is there
@@ -95,6 +96,7 @@ class DaskDriver:
         except ImportError as error:
             raise ImportError("an engine on Dask needs distributed: pip install 'mpengine[dask]'") from error
         self.what = f"the Dask scheduler at {address}"
+        self._kills: list[threading.Event] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="mpengine-dask", daemon=True)
         self._thread.start()
@@ -193,12 +195,18 @@ class DaskDriver:
 
     def kill(self, handle: Any) -> None:
         """As in `Driver`: its jobs are ended; the Dask worker is Dask's."""
-        self.call(handle, "close", (0.0,), lambda result, error: None)
+        killed = threading.Event()
+        self._kills.append(killed)
+        self.call(handle, "close", (0.0,), lambda result, error: killed.set())
 
     def close(self) -> None:
         """As in `Driver`."""
         if self._loop.is_closed():
             return
+
+        deadline = monotonic() + GOODBYE_S
+        for killed in self._kills:  # as far as they can be reached
+            killed.wait(max(0.0, deadline - monotonic()))
 
         async def bye() -> None:
             await self._client.close()
