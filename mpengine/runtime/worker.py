@@ -106,6 +106,21 @@ def _leave(status: int) -> NoReturn:
     os._exit(status)
 
 
+def _log_failed_start(error: BaseException) -> None:
+    """As ProcessPoolExecutor's workers do; but only for those who have set up logging here, as an initializer may have.
+
+    All others are told by the EngineBroken: what the last resort of logging prints would be noise.
+    """
+    logging = sys.modules.get("logging")
+    if logging is None:
+        return
+    with contextlib.suppress(BaseException):  # a user's handler
+        logger = logging.getLogger("concurrent.futures")
+        if logger.hasHandlers():
+            tb = traceback_of(error)
+            logger.critical("Exception in initializer:", exc_info=(type(error), error, tb and tb.tb_next))
+
+
 class Worker:
     """See the module's text."""
 
@@ -146,6 +161,7 @@ class Worker:
             tb = traceback_of(error)
             self._log.commit(wire.START_FAILED, pack_error(error, tb and tb.tb_next))
             self.ring()
+            _log_failed_start(error)
             return False
         gc.freeze()  # a collection would write to every page that a forked worker shares with its parent
         if ends.memory_limit is not None:
