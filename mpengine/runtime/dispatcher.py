@@ -156,15 +156,34 @@ class Dispatcher:
             do.Kill: self.workforce.kill,
             do.Examine: self.workforce.examine,
         }
+        self._thread = threading.Thread(target=self._run, name=f"{options.name}-dispatcher", daemon=True)
+        try:
+            self._start(options)
+        except BaseException:  # no room for another thread
+            self._abandon()
+            raise
+
+    def _start(self, options: Options) -> None:
         if options.context.get_start_method() == "fork":
             # As long as no thread of ours runs beside the fork.
             self.supervisor.start_here(options.workers, first_alone=options.initializer is None)
         else:
             self.supervisor.start(options.workers if options.initializer else 1)  # see `Workforce.first_alone`
-        self._thread = threading.Thread(target=self._run, name=f"{options.name}-dispatcher", daemon=True)
         if self._output is not None:
             self._output.start()
         self._thread.start()
+
+    def _abandon(self) -> None:
+        """The engine cannot be made after all: leave nothing behind. In the thread that makes it."""
+        self.supervisor.close()
+        self.supervisor.wait_for_starts()
+        for item in self._inbox.take():
+            if isinstance(item, WorkerHandle):
+                self.supervisor.adopt(item)
+        for handle in self.supervisor.alive():
+            self.supervisor.kill(handle, "its engine could not be made")
+            self.supervisor.bury(handle)
+        self._end()
 
     # ---- any thread ------------------------------------------------------------------------------------------------
 

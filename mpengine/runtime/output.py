@@ -72,7 +72,9 @@ class OutputReader:
     def close(self, timeout: float) -> None:
         """All workers are dead: deliver what is left, and end the thread. Waits at most so many seconds for that."""
         self._order(None)
-        if threading.current_thread() is not self._thread:
+        if self._thread.ident is None:  # it could not be started
+            self._run()
+        elif threading.current_thread() is not self._thread:
             self._thread.join(timeout)
 
     @property

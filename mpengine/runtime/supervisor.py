@@ -190,11 +190,12 @@ class Supervisor:
     def start(self, count: int) -> None:
         """Have workers started by the launcher; returns at once."""
         if self._launcher is None:
-            self._launcher = threading.Thread(
+            launcher = threading.Thread(
                 target=_launch_all, args=(self._requests, self._launch), name=f"{self._name}-launcher", daemon=True,
                 kwargs={"tracked": self._start_method != "fork"},
             )  # fmt: skip
-            self._launcher.start()
+            launcher.start()
+            self._launcher = launcher
         for _ in range(count):
             self.starting += 1
             self._requests.put(self._take_id())
@@ -324,9 +325,18 @@ class Supervisor:
         tree.send(handle.family, signal.SIGKILL)  # those that moved to a session of their own and ignored SIGTERM
 
     def close(self) -> None:
-        """No more starts. The launcher ends when it has done what it was asked."""
+        """No more starts. The launcher ends when it has done what it was asked.
+
+        What the user gave for the starts is dropped: locks and queues have names that live as long as they do.
+        """
+        self._spec = {**self._spec, "initializer": None, "initargs": ()}
         if self._launcher is not None:
             self._requests.put(None)
+
+    def wait_for_starts(self) -> None:
+        """After `close`: until those that were asked for are made, and posted."""
+        if self._launcher is not None:
+            self._launcher.join()
 
 
 def _owned(undo: contextlib.ExitStack, *fds: int) -> tuple[int, ...]:
