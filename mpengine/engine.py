@@ -71,7 +71,9 @@ class AnyEngine(concurrent.futures.Executor):
         self._dispatcher = dispatcher
         self._observers = dispatcher.observers
         _open.add(dispatcher)
-        weakref.finalize(self, _dropped, dispatcher).atexit = False
+        # The dispatcher is there as long as its thread runs. It must not be held longer: an error that it has may hold
+        # this engine, by its traceback.
+        weakref.finalize(self, _dropped, weakref.ref(dispatcher)).atexit = False
 
     # ---- one job ---------------------------------------------------------------------------------------------------
 
@@ -548,9 +550,10 @@ def _take_id(dispatcher: AnyDispatcher, record: Record) -> None:
 _open: weakref.WeakSet[AnyDispatcher] = weakref.WeakSet()
 
 
-def _dropped(dispatcher: AnyDispatcher) -> None:
+def _dropped(there: weakref.ref[AnyDispatcher]) -> None:
     """An engine was collected: what it accepted is finished, then its workers go."""
-    if dispatcher.pid == os.getpid() and not dispatcher.closed.is_set():
+    dispatcher = there()
+    if dispatcher is not None and dispatcher.pid == os.getpid() and not dispatcher.closed.is_set():
         dispatcher.admission.close_soon(ShutdownRequest(None, None))
 
 

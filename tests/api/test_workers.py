@@ -1,8 +1,12 @@
 """Workers as users see them: initializers, recycling, engines that break, `stats` and `workers`."""
 
 import contextlib
+import gc
+import logging.handlers
 import os
+import threading
 import time
+import weakref
 from collections import Counter
 from multiprocessing import get_context
 from typing import Any
@@ -91,6 +95,68 @@ def test_an_initializer_that_raises_breaks_the_engine_with_its_cause(
     assert "broken" in repr(engine)
     report = engine.shutdown()
     assert report.complete
+
+
+def log_to(queue: Any, text: str) -> None:
+    handler = logging.handlers.QueueHandler(queue)
+    logging.getLogger("concurrent.futures").addHandler(handler)
+    raise LookupError(text)
+
+
+def test_an_initializer_that_raises_is_logged_in_its_worker_as_in_executor(
+    make_engine: MakeEngine, start_method: str
+) -> None:
+    queue = get_context(start_method).Queue()
+    engine = make_engine(1, get_context(start_method), log_to, (queue, "no licence"))
+    with pytest.raises(EngineBroken):
+        engine.submit(jobs.echo, 1).result(WAIT_S)
+    record = queue.get(timeout=WAIT_S)
+    assert (record.name, record.levelname) == ("concurrent.futures", "CRITICAL")
+    assert "LookupError: no licence" in record.getMessage()
+    assert "runtime/worker.py" not in record.getMessage()
+    queue.close()
+    queue.join_thread()
+
+
+def test_who_has_not_set_up_logging_has_no_second_traceback_on_stderr(capfd: pytest.CaptureFixture[str]) -> None:
+    with Engine(1, "spawn", jobs.throw, (LookupError("no licence"),)) as engine:
+        with pytest.raises(EngineBroken, match="no licence"):
+            engine.submit(jobs.echo, 1).result(WAIT_S)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_closed_engine_keeps_nothing_that_its_initializer_was_given(make_engine: MakeEngine) -> None:
+    """A queue's name in the system lives as long as the queue, and the resource tracker tells of what is left."""
+    queue = get_context("spawn").Queue()
+    there = weakref.ref(queue)
+    engine = Engine(1, get_context("spawn"), jobs.remember, (queue,))
+    engine.submit(jobs.echo, 1).result(WAIT_S)
+    engine.shutdown()
+    gc.disable()
+    try:
+        del engine, queue
+        assert there() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("which", ["dispatcher", "launcher", "output"])
+def test_an_engine_for_which_there_are_no_threads_leaves_nothing_behind(
+    which: str, start_method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fixture around all tests looks for workers, threads and descriptors."""
+    start = threading.Thread.start
+    has_none = start_method == "fork" and which == "launcher"  # there is none to begin with
+
+    def start_or_not(thread: threading.Thread) -> None:
+        if thread.name.endswith(which):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_or_not)
+    with contextlib.nullcontext() if has_none else pytest.raises(RuntimeError, match="can't start new thread"):
+        with Engine(2, start_method, output=lambda output: None):
+            pass
 
 
 @pytest.mark.parametrize("how", [SystemExit, KeyboardInterrupt])
