@@ -10,7 +10,7 @@ import sys
 import threading
 import weakref
 from abc import abstractmethod
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Iterator
 from multiprocessing.context import BaseContext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -126,6 +126,23 @@ class AnyEngine(concurrent.futures.Executor):
         sure = never_blocks(jobs)
         length = self._length((jobs,))
         return iterate_outcomes(self._run_stream(iter(jobs), sure=sure, ordered=ordered, length=length), self)
+
+    def arun(self, jobs: Iterable[Job] | AsyncIterable[Job], *, ordered: bool = False) -> AsyncGenerator[Outcome, None]:
+        """`run` for asyncio: ``async for outcome in engine.arun(jobs)``. Never blocks the event loop.
+
+        `jobs` may be asynchronous, too. It is drawn as by `run`, once the first outcome is asked for: one that is not
+        asynchronous by a thread of its own, so that it may block. Closing the iterator (`aclose`), or cancelling its
+        task, cancels what was drawn and has not ended; so does leaving it by `break`, when the loop gets its next turn.
+
+        Raises:
+            EngineClosed, EngineBroken: As `run`. An exception of `jobs` itself is raised after the outcomes of what it
+                gave before.
+        """
+        self._check_open()
+        from mpengine.async_streams import iterate  # here: it brings asyncio
+
+        make_stream = functools.partial(self._run_stream, sure=False, ordered=ordered, length=self._length((jobs,)))
+        return iterate(jobs, make_stream, self)
 
     def _run_stream(
         self,

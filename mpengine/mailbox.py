@@ -7,7 +7,7 @@ and says so.
 from __future__ import annotations
 
 import queue
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mpengine.core.job import Outcome
@@ -25,12 +25,17 @@ class End:
 
 
 class Mailbox:
-    """Filled by the dispatcher thread, and at the end by whoever draws the input; emptied by the consumer."""
+    """Filled by the dispatcher thread, and at the end by whoever draws the input; emptied by the consumer.
+
+    Attributes:
+        bell: Called by whoever has put something in; None: the consumer waits in `receive`.
+    """
 
     def __init__(self) -> None:
         self._mail: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.empty = self._mail.empty
         self.closed = False
+        self.bell: Callable[[], None] | None = None
 
     def receive(self, timeout: float | None) -> Any:
         """The next that arrives: an `End`, or what the methods below put. queue.Empty after `timeout` seconds."""
@@ -38,7 +43,12 @@ class Mailbox:
 
     def end(self, jobs: int, problem: BaseException | None) -> None:
         """Nothing more will be drawn; results may still follow."""
-        self._mail.put(End(jobs, problem))
+        self._put(End(jobs, problem))
+
+    def _put(self, mail: Any) -> None:
+        self._mail.put(mail)
+        if self.bell is not None:
+            self.bell()
 
     # ---- as the sink of spans: a SpanEnd ---------------------------------------------------------------------------
 
@@ -49,7 +59,7 @@ class Mailbox:
     def ended(self, part: SpanEnd) -> None:
         """Calls have ended."""
         if not self.closed:
-            self._mail.put(part)
+            self._put(part)
 
     # ---- as the sink of records: (record, outcome) -----------------------------------------------------------------
 
@@ -60,4 +70,4 @@ class Mailbox:
     def settle(self, record: Record, outcome: Outcome) -> None:
         """A job has its outcome."""
         if not self.closed:
-            self._mail.put((record, outcome))
+            self._put((record, outcome))

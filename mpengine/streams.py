@@ -14,7 +14,7 @@ from mpengine.core.job import Outcome
 from mpengine.core.records import SpanEnd
 from mpengine.drawing import CallSource, Source
 from mpengine.drawing_jobs import JobSource
-from mpengine.mailbox import End
+from mpengine.mailbox import End, Mailbox
 from mpengine.outcomes import outcomes_of
 from mpengine.runtime.any_dispatcher import AnyDispatcher
 from mpengine.runtime.clock import monotonic
@@ -36,7 +36,7 @@ class _Stream:
         self._ordered = ordered
         self._deadline = deadline
         self._received = 0  # jobs
-        self._end: End | None = None
+        self.end: End | None = None
 
     def close(self) -> None:
         """Nobody wants more."""
@@ -51,7 +51,7 @@ class _Stream:
 
     def _receive(self) -> Any:
         """The next result that arrives, of whatever job; None: there are no more."""
-        while self._end is None or self._received < self._end.jobs:
+        while not self.is_over():
             try:
                 timeout = None if self._deadline is None else max(0.0, self._deadline - monotonic())
                 arrived = self._source.mailbox.receive(timeout)
@@ -59,13 +59,17 @@ class _Stream:
                 raise TimeoutError("map: its results are not there in time; give it a longer `timeout`") from None
             if not isinstance(arrived, End):
                 return arrived
-            self._end = arrived
+            self.end = arrived
         return None
 
-    def _raise_problem(self) -> None:
+    def is_over(self) -> bool:
+        """Whether there are no more to receive."""
+        return self.end is not None and self._received >= self.end.jobs
+
+    def raise_problem(self) -> None:
         """The input's own error, after all it gave before."""
-        if self._end is not None and self._end.problem is not None:
-            raise self._end.problem
+        if self.end is not None and self.end.problem is not None:
+            raise self.end.problem
 
 
 class MapStream(_Stream):
@@ -88,7 +92,7 @@ class MapStream(_Stream):
             self._source.pull()
             arrived = self._arrived()
             if arrived is None:
-                self._raise_problem()
+                self.raise_problem()
                 return
             count, blobs, error = arrived
             del arrived
@@ -178,50 +182,70 @@ class RunStream(_Stream):
         self._dispatcher = dispatcher
         source.start()
 
+    @property
+    def mailbox(self) -> Mailbox:
+        """Where results arrive."""
+        return self._source.mailbox
+
     def outcomes(self) -> Iterator[Outcome]:
         """One outcome per job."""
         while True:
             self._source.pull()
             outcomes = self._arrived()
             if outcomes is None:
-                self._raise_problem()
+                self.raise_problem()
                 return
-            outcomes.reverse()
-            broken = self._dispatcher.admission.broken
-            if not self._counts_each:
-                self.handed_out(len(outcomes))
-            while outcomes:
-                if broken is not None and outcomes[-1].error is broken:
-                    raise broken
-                if self._counts_each:
-                    self.handed_out(1)
-                yield outcomes.pop()  # no reference to it is kept while the consumer works
+            yield from self.handing_out(outcomes)
+
+    def handing_out(self, outcomes: list[Outcome]) -> Iterator[Outcome]:
+        """One by one; no reference to one is kept while the consumer works."""
+        outcomes.reverse()
+        broken = self._dispatcher.admission.broken
+        if not self._counts_each:
+            self.handed_out(len(outcomes))
+        while outcomes:
+            if broken is not None and outcomes[-1].error is broken:
+                raise broken
+            if self._counts_each:
+                self.handed_out(1)
+            yield outcomes.pop()
 
     def _arrived(self) -> list[Outcome] | None:
         """The next to hand out; None if there is no more."""
-        while not (self._ordered and self._next in self._early):
+        while (outcomes := self.early()) is None:
             received = self._receive()
             if received is None:
                 return None
-            if isinstance(received, SpanEnd):
-                position, outcomes = received.position, outcomes_of(received)
-                known = size = _size_of(
-                    () if received.report is None else (received.report.value or b"",), len(outcomes)
-                )
-            else:
-                position, outcomes, known, size = received[0].position, [received[1]], 0, _UNKNOWN_BYTES
-            self._received += len(outcomes)
-            self._source.received(len(outcomes), known)
-            if not self._ordered or position == self._next:
-                self._next += len(outcomes)
+            outcomes = self.take_in(received)
+            if outcomes is not None:
                 return outcomes
-            self._source.early_bytes += size
-            self._early[position] = (outcomes, size)
             self._source.pull()
+        return outcomes
+
+    def early(self) -> list[Outcome] | None:
+        """The next to hand out, if they were received before their turn."""
+        if not self._ordered or self._next not in self._early:
+            return None
         outcomes, size = self._early.pop(self._next)
         self._source.early_bytes -= size
         self._next += len(outcomes)
         return outcomes
+
+    def take_in(self, received: Any) -> list[Outcome] | None:
+        """What has arrived, if it is the next to hand out; else it is kept."""
+        if isinstance(received, SpanEnd):
+            position, outcomes = received.position, outcomes_of(received)
+            known = size = _size_of(() if received.report is None else (received.report.value or b"",), len(outcomes))
+        else:
+            position, outcomes, known, size = received[0].position, [received[1]], 0, _UNKNOWN_BYTES
+        self._received += len(outcomes)
+        self._source.received(len(outcomes), known)
+        if not self._ordered or position == self._next:
+            self._next += len(outcomes)
+            return outcomes
+        self._source.early_bytes += size
+        self._early[position] = (outcomes, size)
+        return None
 
 
 # ---- the iterators that users hold ---------------------------------------------------------------------------------

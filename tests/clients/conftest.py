@@ -1,0 +1,3 @@
+from tests.runtime.fixtures import engine, gate, make_engine, make_gate
+
+__all__ = ["engine", "gate", "make_engine", "make_gate"]
