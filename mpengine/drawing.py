@@ -183,6 +183,9 @@ class Source(ABC):
         """Draw and send one lot, in the consumer's turn."""
         try:
             more = self._gather(self._lot())
+        except KeyboardInterrupt:  # Ctrl-C, in the thread that asks: it is not to wait for results
+            self.close()
+            raise
         except BaseException as error:  # the input's own, or an argument's that cannot be pickled
             self._end(error)
         else:
@@ -347,6 +350,8 @@ class CallSource(Source):
             return item
         try:
             blob = codec.pack(item, self._dispatcher.arena)
+        except KeyboardInterrupt:
+            raise
         except BaseException as error:
             call = f"call {self._drawn + len(self._gathered)} of map(`{self._fn.name}`)"
             with pack_in(self._dispatcher.arena):  # as above: a `Shared` is not to blame

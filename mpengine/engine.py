@@ -125,7 +125,9 @@ class AnyEngine(concurrent.futures.Executor):
         self._check_open()
         sure = never_blocks(jobs)
         length = self._length((jobs,))
-        return iterate_outcomes(self._run_stream(iter(jobs), sure=sure, ordered=ordered, length=length), self)
+        return _handed_over(
+            iterate_outcomes, self._run_stream(iter(jobs), sure=sure, ordered=ordered, length=length), self
+        )
 
     def arun(self, jobs: Iterable[Job] | AsyncIterable[Job], *, ordered: bool = False) -> AsyncGenerator[Outcome, None]:
         """`run` for asyncio: ``async for outcome in engine.arun(jobs)``. Never blocks the event loop.
@@ -159,9 +161,13 @@ class AnyEngine(concurrent.futures.Executor):
         )  # fmt: skip
         if self._progress is not None:
             self._progress.expect(source, length)
-        return RunStream(
-            self._dispatcher, source, ordered=ordered, deadline=deadline, counts_each=buffersize is not None
-        )  # fmt: skip
+        try:
+            return RunStream(
+                self._dispatcher, source, ordered=ordered, deadline=deadline, counts_each=buffersize is not None
+            )  # fmt: skip
+        except BaseException:  # Ctrl-C at the call: its traceback keeps all this, and nobody else has it
+            source.close()
+            raise
 
     def _length(self, iterables: Iterable[Any]) -> int | None:
         """Of an input, for those who look on; None: they do not, or nobody knows."""
@@ -228,7 +234,7 @@ class AnyEngine(concurrent.futures.Executor):
                 self._calls(fn, items), sure=sure, ordered=ordered, deadline=deadline, buffersize=buffersize,
                 length=self._length(iterables),
             )  # fmt: skip
-            return iterate_values(stream, self)
+            return _handed_over(iterate_values, stream, self)
         return self._map_plain(
             fn, iterables, items, sure=sure, ordered=ordered, buffersize=buffersize, deadline=deadline
         )
@@ -479,7 +485,12 @@ class Engine(AnyEngine):
         )  # fmt: skip
         if self._progress is not None:
             self._progress.expect(source, length)
-        return Values(MapStream(source, ordered=ordered, deadline=deadline, counts_each=buffersize is not None), self)
+        try:
+            values = MapStream(source, ordered=ordered, deadline=deadline, counts_each=buffersize is not None)
+            return Values(values, self)
+        except BaseException:  # as in `_run_stream`
+            source.close()
+            raise
 
     # ---- data for many jobs ----------------------------------------------------------------------------------------
 
@@ -507,6 +518,16 @@ class Engine(AnyEngine):
         """One row per worker: pid, state, job, age, memory."""
         self._check_process()
         return worker_rows(self._dispatcher)
+
+
+def _handed_over(
+    iterate: Callable[[RunStream, object], Generator[Any, None, None]], stream: RunStream, engine: AnyEngine
+) -> Generator[Any, None, None]:
+    try:
+        return iterate(stream, engine)
+    except BaseException:  # as in `_run_stream`
+        stream.close()
+        raise
 
 
 def _record(dispatcher: AnyDispatcher, options: Options, job: Job, sink: Sink) -> Record:

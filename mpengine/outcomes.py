@@ -91,6 +91,8 @@ def _succeeded_with_care(
         if flags is not None and flags[index]:
             try:
                 value = codec.loads(value)
+            except KeyboardInterrupt:  # Ctrl-C, in the consumer's thread: it is not this job's failure
+                raise
             except BaseException as error:  # a user's object may raise anything while it is rebuilt
                 codec.annotate(error, f"mpengine: the result of job {job.id!r} cannot be unpickled here")
                 yield times.outcome(job, index, None, error)

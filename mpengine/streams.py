@@ -64,7 +64,7 @@ class _Stream:
 
     def is_over(self) -> bool:
         """Whether there are no more to receive."""
-        return self.end is not None and self._received >= self.end.jobs
+        return self._source.mailbox.closed or (self.end is not None and self._received >= self.end.jobs)
 
     def raise_problem(self) -> None:
         """The input's own error, after all it gave before."""
@@ -156,6 +156,8 @@ def _rebuilt(blob: bytes) -> tuple[list[Any], bool, BaseException | None]:
         if flag:
             try:
                 values[index] = codec.loads(values[index])
+            except KeyboardInterrupt:  # Ctrl-C, in the thread that asks: it ends the iterator, and no job
+                raise
             except BaseException as error:  # a user's object may raise anything while it is rebuilt
                 codec.annotate(error, "mpengine: the value of a mapped call cannot be unpickled here")
                 del values[index:]
@@ -314,10 +316,15 @@ def _chunks(stream: MapStream, engine: object) -> Generator[Any, None, None]:
 def _one_by_one(stream: MapStream, values: list[Any]) -> Iterator[Any]:
     """Values, to which no reference is kept while the consumer works."""
     values.reverse()
-    while values:
-        if stream.counts_each:
-            stream.handed_out(1)
-        yield values.pop()
+    try:
+        while values:
+            if stream.counts_each:
+                stream.handed_out(1)
+            yield values.pop()
+    except KeyboardInterrupt:  # between two of them; a value that it has met is gone, so this must be the end
+        values.clear()
+        stream.close()
+        raise
 
 
 def _outcomes(stream: RunStream, engine: object) -> Generator[Any, None, None]:
