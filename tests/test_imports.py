@@ -18,7 +18,7 @@ import mpengine
 from tests.support import ROOT, run_python
 
 # Modules that are public as they are: what they have is many, and asked for by few.
-PUBLIC_MODULES = ("mpengine.errors", "mpengine.observing")
+PUBLIC_MODULES = ("mpengine.adapters.joblib", "mpengine.errors", "mpengine.observing")
 
 # Parts of the package that use it as any user would.
 USERS = ("mpengine/batch", "mpengine/cli", "mpengine/report", "mpengine/adapters", "bench")
