@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from bench import arrays, clusters, guard, records, report, run, sweep, table
+from bench import arrays, clusters, guard, records, report, run, scikit, sweep, table
 from bench.cases import CASES
 from bench.faults import command as faults
 
@@ -17,6 +17,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "arrays": arrays.main,
     "records": records.main,
     "clusters": clusters.main,
+    "scikit": scikit.main,
 }
 OTHER_COMMANDS = f"Further commands, each with a --help of its own: {', '.join(COMMANDS)}."
 
