@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import traceback
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +20,7 @@ from joblib import Parallel, delayed
 import mpengine.adapters.joblib as adapter
 from mpengine import EngineBroken, JobExpired, JobLost, MemoryLimitExceeded, RemoteTraceback, cpu_count
 from mpengine.adapters.joblib import MpengineBackend
+from mpengine.adapters.large_arrays import LargeArrays
 from tests.adapters import jobs
 from tests.runtime.gates import Gate
 from tests.support import WAIT_S, run_python, wait_for, wait_gone
@@ -353,6 +355,23 @@ def test_an_input_that_raises_is_an_error_of_the_call() -> None:
     assert Parallel()([delayed(abs)(-1)]) == [1]
 
 
+@pytest.mark.usefixtures("on_mpengine")
+def test_a_batch_that_cannot_be_submitted_is_an_error_of_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where joblib is told of another's end, in a thread that has nobody to raise it to."""
+    calls = iter(range(100))
+
+    def replace_in(self: Any, items: Any) -> Any:
+        if next(calls) == 8:
+            raise MemoryError("no room")
+        return items
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LargeArrays, "replace_in", replace_in)
+        with pytest.raises(MemoryError, match="no room"):
+            Parallel(batch_size=1)(delayed(abs)(n) for n in range(30))
+    assert Parallel()([delayed(abs)(-1)]) == [1]
+
+
 def test_an_engine_that_breaks_is_replaced() -> None:
     with joblib.parallel_config("mpengine", n_jobs=2, initializer=jobs.fail, initargs=("not today",)):
         with pytest.raises(EngineBroken, match="not today"):
@@ -409,18 +428,20 @@ joblib.Parallel(n_jobs=2, backend="mpengine")(joblib.delayed(work)(n) for n in r
 
 
 @pytest.mark.parametrize("ending", ["", "sys.exit(3)"])
-def test_a_generator_that_is_left_unread_does_not_delay_the_exit(ending: str) -> None:
+def test_a_generator_that_is_left_unread_does_not_delay_the_exit(ending: str, tmp_path: Path) -> None:
     code = f"""
-import joblib, mpengine.adapters.joblib, sys, time, warnings
+import joblib, mpengine.adapters.joblib, pathlib, sys, time, warnings
+marks = [pathlib.Path(sys.argv[1], str(n)) for n in range(2)]
 def work(n):
-    while n: time.sleep(0.005)
+    if n < 2: marks[n].touch()
+    while True: time.sleep(0.005)
 warnings.simplefilter("ignore")  # joblib's, on tasks that were cancelled
-values = joblib.Parallel(n_jobs=2, return_as="generator", backend="mpengine")(
+values = joblib.Parallel(n_jobs=2, return_as="generator", backend="mpengine", batch_size=1)(
     joblib.delayed(work)(n) for n in range(100))
-next(values)
+while not all(mark.exists() for mark in marks): time.sleep(0.005)
 {ending}
 """
-    done = run_python("-c", code)  # that it ends is what matters: its tasks never do
+    done = run_python("-c", code, str(tmp_path))  # that it ends is what matters: its tasks never do
     assert (done.returncode, done.stdout, done.stderr) == (3 if ending else 0, "", "")
 
 
@@ -550,6 +571,26 @@ def test_arrays_made_one_after_another_are_told_apart() -> None:
     """They may well lie at the same place, with the same id."""
     tasks = (delayed(jobs.is_writable)(np.full(1 << 18, n, dtype=float)) for n in range(40))
     assert Parallel(batch_size=1)(tasks) == [(False, float(n << 18)) for n in range(40)]
+
+
+def test_an_array_that_is_gone_is_not_kept_until_the_end_of_its_call() -> None:
+    class Copy:
+        """What is shared, but for its crossing."""
+
+    class Room:
+        def share(self, _: object) -> Copy:
+            return Copy()
+
+    arrays = LargeArrays(Room(), smallest=100)  # type: ignore[arg-type]
+    array = np.ones(100)
+    ((_, (copy,), _),) = arrays.replace_in([(len, (array,), {})])
+    assert type(copy) is Copy
+    assert arrays.replace_in([(len, (), {"array": array})]) == [(len, (), {"array": copy})]
+    is_kept = weakref.ref(copy)
+    del copy
+    assert is_kept()
+    del array
+    assert not is_kept()
 
 
 @pytest.mark.parametrize("options", [{"max_nbytes": None}, {"mmap_mode": "c"}, {"max_nbytes": "10M"}], ids=repr)
