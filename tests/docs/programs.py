@@ -21,7 +21,7 @@ from pathlib import Path
 from tests.support import ROOT, run_python
 
 # Code that contains one of these is not run yet.
-NOT_YET: tuple[str, ...] = ("mpengine.adapters", "LocalCluster", "engine.arun(")
+NOT_YET: tuple[str, ...] = ()
 
 # Pages whose blocks go on from one to the next.
 GOES_ON = ("docs/tutorial.md", "docs/moving.md", "docs/command-line.md", "docs/how-to/resuming.md")
