@@ -56,7 +56,9 @@ class Notebook:
         self._process.stdin.flush()
 
 
+# `stay` looks up every now and then: a signal that comes just before a call that blocks is heard when that returns.
 SETUP = """
+import time
 from mpengine import Engine, Job
 from tests.runtime.gates import Door
 
@@ -70,13 +72,18 @@ def work(n):
         ends.announce(n)
     return n
 
+def stay(n):
+    in_body.announce(n)
+    for _ in range(2000):
+        time.sleep(0.01)
+
 def consume(values):
     for n in values:
-        in_body.enter(n)
+        stay(n)
 
 def loop(call):
     for n in call():
-        in_body.enter(n)
+        stay(n)
 
 engine = Engine(2)
 before = [row.pid for row in engine.workers()]
@@ -154,11 +161,11 @@ def test_a_cell_that_waits_for_results_ends_at_once_and_its_jobs_with_it(noteboo
 
 
 IN_BODY = {
-    "map": "for n in engine.map(work, range(1000)): in_body.enter(n)",
-    "map_unordered": "for n in engine.map_unordered(work, iter(range(1000))): in_body.enter(n)",
-    "run": "for outcome in engine.run(Job(work, (n,)) for n in range(1000)): in_body.enter(outcome.value)",
+    "map": "for n in engine.map(work, range(1000)): stay(n)",
+    "map_unordered": "for n in engine.map_unordered(work, iter(range(1000))): stay(n)",
+    "run": "for outcome in engine.run(Job(work, (n,)) for n in range(1000)): stay(outcome.value)",
     "in a function": "loop(lambda: engine.map(work, range(1000)))",
-    "tqdm": "import tqdm\nfor n in tqdm.tqdm(engine.map(work, range(1000))): in_body.enter(n)",
+    "tqdm": "import tqdm\nfor n in tqdm.tqdm(engine.map(work, range(1000))): stay(n)",
 }
 
 
@@ -175,7 +182,7 @@ def test_a_loop_over_the_call_itself_ends_its_jobs_also_from_its_body(notebook: 
 
 def test_an_iterator_that_has_a_name_goes_on_after_an_interrupt_in_the_body(notebook: Notebook, doors: Doors) -> None:
     """It is the user's, who may want the rest; `close` is the end of its jobs."""
-    notebook.begin("values = engine.map_unordered(work, range(1000))\nfor n in values: in_body.enter(n)")
+    notebook.begin("values = engine.map_unordered(work, range(1000))\nfor n in values: stay(n)")
     doors.in_body.arrival()
     doors.door.arrivals(2)
     notebook.interrupt()
