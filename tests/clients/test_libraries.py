@@ -1,14 +1,12 @@
 """Libraries that take an executor, a pool, or a `map`: each with the real one."""
 
 import concurrent.futures
+import copyreg
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
 from typing import Any
 
-import dask
-import dask.array
-import dask.bag
 import numpy as np
 import pytest
 import scipy.integrate
@@ -54,48 +52,60 @@ def test_wait_until_the_first_exception(engine: Engine, gate: Gate) -> None:
 # ---- dask ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def dask() -> Iterator[Any]:
+    """With Dask comes tblib, which has all exceptions pickled in its own way from then on: not those of other tests."""
+    before = copyreg.dispatch_table.copy()
+    import dask
+    import dask.array
+    import dask.bag
+
+    yield dask
+    copyreg.dispatch_table.clear()
+    copyreg.dispatch_table.update(before)
+
+
 @pytest.fixture(params=[{}, {"scheduler": "processes"}])
-def dask_on(request: pytest.FixtureRequest, engine: Engine) -> Iterator[Engine]:
+def dask_on(request: pytest.FixtureRequest, engine: Engine, dask: Any) -> Iterator[Engine]:
     """Dask's schedulers of this process run their tasks on the engine."""
     with dask.config.set(pool=engine, **request.param):
         yield engine
 
 
-@dask.delayed
 def pid_and(*values: int) -> tuple[int, int]:
     return os.getpid(), sum(values)
 
 
-def test_dask_delayed(dask_on: Engine) -> None:
-    parts = [pid_and(n) for n in range(10)]
+def test_dask_delayed(dask: Any, dask_on: Engine) -> None:
+    parts = [dask.delayed(pid_and)(n) for n in range(10)]
     total = dask.delayed(lambda found: (os.getpid(), sum(value for _, value in found)))(parts)
     pid, value = total.compute()
     assert value == sum(range(10))
     assert {pid, *(pid for pid, _ in dask.compute(*parts))} <= {row.pid for row in dask_on.workers()}
 
 
-def test_dask_bag(dask_on: Engine) -> None:
+def test_dask_bag(dask: Any, dask_on: Engine) -> None:
     before = dask_on.stats().succeeded
     bag = dask.bag.from_sequence(range(100), npartitions=5)
     assert bag.map(lambda n: n * n).filter(lambda n: n % 2 == 0).sum().compute() == sum(n * n for n in range(0, 100, 2))
     assert dask_on.stats().succeeded > before
 
 
-def test_dask_array(dask_on: Engine) -> None:
+def test_dask_array(dask: Any, dask_on: Engine) -> None:
     before = dask_on.stats().succeeded
     array = dask.array.arange(10_000, chunks=1_000)
     assert int((array * 2).sum().compute()) == 2 * sum(range(10_000))
     assert dask_on.stats().succeeded > before
 
 
-def test_an_error_of_a_dask_task_is_its_own(dask_on: Engine) -> None:
+def test_an_error_of_a_dask_task_is_its_own(dask: Any, dask_on: Engine) -> None:
     with pytest.raises(jobs.CustomError, match="seen"):
         dask.delayed(jobs.fail)("seen").compute()
-    assert pid_and(1).compute()[1] == 1
+    assert dask.delayed(pid_and)(1).compute()[1] == 1
 
 
-def test_dask_takes_it_as_an_argument_too(engine: Engine) -> None:
-    assert pid_and(1, 2).compute(scheduler=engine)[1] == 3
+def test_dask_takes_it_as_an_argument_too(dask: Any, engine: Engine) -> None:
+    assert dask.delayed(pid_and)(1, 2).compute(scheduler=engine)[1] == 3
 
 
 # ---- SciPy -----------------------------------------------------------------------------------------------------------
