@@ -235,7 +235,7 @@ class ClusterDispatcher:
         for other in (
             self.ledger.next_wakeup(),
             None if self._ladder is None else self._ladder.wakeup(),
-            self._starts_until if self._ladder is not None and self.nodes.starting else None,
+            self._starts_until if monotonic() < self._starts_until else None,
             None if self._lonely_since is None else self._lonely_since + _LONELY_S,
         ):
             if other is not None:
@@ -388,7 +388,7 @@ class ClusterDispatcher:
 
     def _look_lonely(self, now: float) -> None:
         """Say it, once, when jobs wait and there is nobody to run them."""
-        if self.nodes.links or not self.books.open or self._ladder is not None:
+        if self.nodes.links or not self.books.open:
             self._lonely_since = None
         elif self._lonely_since is None:
             self._lonely_since = now

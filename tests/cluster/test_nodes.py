@@ -14,7 +14,7 @@ import pytest
 
 from mpengine import EngineBroken, Job
 from mpengine.cluster import agent as agents
-from mpengine.cluster import nodes
+from mpengine.cluster import dispatcher, nodes
 from mpengine.cluster.agent import Agent, NoSuchAgent
 from mpengine.cluster.driver import Done, NodeGone
 from mpengine.cluster.engine import ClusterEngine
@@ -243,6 +243,21 @@ def test_a_shutdown_while_a_node_is_starting_is_bounded_and_leaves_nothing(
     stopper.start()
     assert engine.shutdown(**options).complete
     stopper.join()
+
+
+def test_jobs_that_wait_without_a_node_are_told_of_once_also_during_a_shutdown(
+    make: Callable[..., ClusterEngine], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(dispatcher, "_LONELY_S", 0.05)
+    driver = FakeDriver({})
+    engine = make(driver)
+    future = engine.submit(jobs.square, 2)
+    engine.shutdown(wait=False)
+    wait_for(lambda: "1 jobs wait, and the fake cluster has no node for them" in caplog.text)
+    driver.there = {"a": 1}
+    assert future.result(WAIT_S) == 4
+    assert engine.shutdown().finished == 1
+    assert caplog.text.count("jobs wait") == 1
 
 
 def test_a_dropped_engine_is_collected_and_its_nodes_go(make: Callable[..., ClusterEngine]) -> None:
