@@ -21,11 +21,13 @@ import logging
 import os
 import pickle
 import socket
+import sys
 import threading
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
+from mpengine import __version__
 from mpengine.arrays.parcel import OWN
 from mpengine.arrays.shared import Shared
 from mpengine.cluster.call import Kept, run_call
@@ -82,10 +84,17 @@ class Broken:
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """Who the agent is."""
+    """Who the agent is.
+
+    Attributes:
+        python: Its version: functions that travel by value are made for that.
+        version: Of mpengine.
+    """
 
     pid: int
     host: str
+    python: str = "{}.{}".format(*sys.version_info)
+    version: str = __version__
 
 
 class NoSuchAgent(Exception):

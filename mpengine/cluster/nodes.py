@@ -20,6 +20,7 @@ from mpengine.cluster.driver import Driver, NodeGone
 from mpengine.cluster.payloads import CarriedFunction, Payload, SharedAbroad
 from mpengine.core.policy import Rung
 from mpengine.core.records import Record
+from mpengine.errors import WorkerStartError
 from mpengine.runtime.clock import monotonic
 from mpengine.snapshot import WorkerRow
 
@@ -341,6 +342,18 @@ class Nodes:
         handle, about = result
         if self._closing.is_set():
             self.driver.kill(handle)
+            return
+        here = About(0, "")
+        if (about.python, about.version) != (here.python, here.version):
+            self.rest(key)
+            self.driver.kill(handle)
+            self.keeper.node_failed(
+                key,
+                WorkerStartError(
+                    f"it has Python {about.python} and mpengine {about.version}, this program Python {here.python} and "
+                    f"mpengine {here.version}; use the same here and there"
+                ),
+            )
             return
         self._ids += 1
         link = self.links[self._ids] = NodeLink(self._ids, key, slots, handle, about, self)

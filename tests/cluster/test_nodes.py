@@ -175,6 +175,15 @@ def test_nodes_that_cannot_start_break_the_engine_with_the_cause(make: Callable[
     assert caught.value.__cause__.__cause__ is driver.start_error
 
 
+def test_a_node_with_another_python_is_refused_in_a_sentence(
+    make: Callable[..., ClusterEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Agent, "about", lambda agent: agents.About(1, "there", python="3.9"))
+    engine = make(FakeDriver({"a": 1}))
+    with pytest.raises(EngineBroken, match=r"node a could not start: it has Python 3\.9 and mpengine .*; use the same"):
+        engine.submit(jobs.square, 2).result(WAIT_S)
+
+
 def test_a_node_that_cannot_start_is_nothing_as_long_as_there_is_another(make: Callable[..., ClusterEngine]) -> None:
     driver = FakeDriver({"a": 1})
     engine = make(driver)
