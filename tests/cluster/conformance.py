@@ -83,6 +83,8 @@ class Gate:
         self.started = str(folder / "started")
         self.path = str(folder / "gate")
         os.mkfifo(self.path)
+        # Held for both ends and never closed: a job is not to wait for somebody to write, whenever it comes.
+        self._letters = os.open(self.path, os.O_RDWR)
         # A function of its own: of this one the engine does not know how long it takes.
         code = jobs.wait_at.__code__.replace()
         self._function = types.FunctionType(code, jobs.wait_at.__globals__, "wait_at")
@@ -98,12 +100,8 @@ class Gate:
         wait_for(lambda: len(self.lines()) >= count, about=f"{count} jobs at the gate")
 
     def open(self) -> None:
-        """For all that are there now or come later."""
-        if not os.path.exists(f"{self.path}-opened"):
-            fd = os.open(self.path, os.O_RDWR | os.O_NONBLOCK)
-            os.rename(self.path, f"{self.path}-opened")
-            Path(self.path).touch()
-            os.close(fd)
+        """For all that are there now or come later: each takes a letter."""
+        os.write(self._letters, b"x" * 1_000)
 
 
 def lines_of(path: str | Path) -> list[str]:
