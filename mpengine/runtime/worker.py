@@ -32,6 +32,7 @@ from mpengine.runtime.running import Runner
 from mpengine.runtime.signals import STACK_SIGNAL
 from mpengine.runtime.weighing import portions, resident_bytes
 from mpengine.wire import messages as wire
+from mpengine.wire.kept_globals import keeping
 from mpengine.wire.remote_error import pack_error, traceback_of
 
 TYPE_CHECKING = False  # as typing has it, whose import takes a worker milliseconds
@@ -156,7 +157,8 @@ class Worker:
                 initializer, initargs = pickle.loads(ends.packed_initializer)
                 ends.packed_initializer = None
             if initializer is not None:
-                initializer(*initargs)
+                with keeping(initializer, initargs):
+                    initializer(*initargs)
         except BaseException as error:
             tb = traceback_of(error)
             self._log.commit(wire.START_FAILED, pack_error(error, tb and tb.tb_next))

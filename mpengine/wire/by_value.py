@@ -8,12 +8,14 @@ import struct
 import sys
 from collections import ChainMap
 from collections.abc import Callable
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import Any, ClassVar
 
 import cloudpickle
+from cloudpickle.cloudpickle import _class_reduce, _class_setstate, _function_setstate
 
 from mpengine.arrays.parcel import current_packing
+from mpengine.wire.kept_globals import lay_over_class, lay_over_globals
 
 PROTOCOL = 5
 
@@ -32,6 +34,26 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         return kind, tuple(code.co_filename if type(part) is str and part == _NO_FILE else part for part in parts)
 
     dispatch_table: ClassVar[Any] = ChainMap({CodeType: _reduce_code}, cloudpickle.Pickler.dispatch_table)
+
+    def reducer_override(self, obj: Any) -> Any:
+        """As cloudpickle's, and what comes finds what the worker's initializer has left for it."""
+        if issubclass(type(obj), type):
+            reduced = _class_reduce(obj)
+            return (*reduced[:5], _set_class_state) if reduced is not NotImplemented and len(reduced) == 6 else reduced
+        if isinstance(obj, FunctionType):
+            reduced = self._function_reduce(obj)
+            return (*reduced[:5], _set_function_state) if reduced is not NotImplemented else reduced
+        return NotImplemented
+
+
+def _set_function_state(function: Any, state: Any) -> None:
+    _function_setstate(function, state)
+    lay_over_globals(function.__globals__)
+
+
+def _set_class_state(cls: Any, state: Any) -> None:
+    _class_setstate(cls, state)
+    lay_over_class(cls)
 
 
 def _reduce_memoryview(view: memoryview) -> tuple[Any, ...]:

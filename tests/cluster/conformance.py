@@ -537,6 +537,22 @@ def test_options_of_the_engine_hold_there(make: Callable[..., AnyEngine], tmp_pa
     assert set(lines_of(path)) == {"set up"}
 
 
+def test_jobs_of_a_script_see_what_its_initializer_has_set(make: Callable[..., AnyEngine]) -> None:
+    script: dict[str, Any] = {"__name__": "__main__"}  # so its functions travel by value
+    lines = (
+        "model = None",
+        "def start(value):",
+        "    global model",
+        "    model = value",
+        "def job():",
+        "    return model",
+    )
+    exec("\n".join(lines), script)
+    engine = make(initializer=script["start"], initargs=(7,))
+    assert [engine.submit(script["job"]).result(WAIT_S) for _ in range(3)] == [7, 7, 7]
+    assert script["model"] is None
+
+
 def test_a_memory_limit(make: Callable[..., AnyEngine], tmp_path: Path) -> None:
     engine = make(memory_limit="200MiB", max_tasks_per_child=1000)
     outcome = engine.submit(jobs.grow, str(tmp_path / "grown")).outcome(WAIT_S)
