@@ -1,8 +1,8 @@
 """CPython's own tests of ProcessPoolExecutor, with `Engine` in its place.
 
 They come with the interpreter. Some releases are installed without them (3.11.5 and later, 3.12.0, 3.12.1): then
-MPENGINE_CPYTHON_TESTS may name a folder that has `test_concurrent_futures` of the same version of Python, as in
-CPython's `Lib/test`.
+MPENGINE_CPYTHON_TESTS may name a folder that has `test_concurrent_futures` of the same version of Python, and
+`support` if that is of another release than the interpreter's, as in CPython's `Lib/test`.
 """
 
 import fnmatch
@@ -45,8 +45,8 @@ def path_to_tests(tmp_path: Path) -> list[str]:
                 "MPENGINE_CPYTHON_TESTS may name a folder that has them"
             )
         return []
-    given = [path for path in Path(folder).iterdir() if path.stem == NAME]
-    assert given, f"MPENGINE_CPYTHON_TESTS: there is no {NAME} in {folder}"
+    given = [path for path in Path(folder).iterdir() if path.stem in (NAME, "support")]
+    assert any(path.stem == NAME for path in given), f"MPENGINE_CPYTHON_TESTS: there is no {NAME} in {folder}"
     package = tmp_path / "with_tests" / "test"  # a package is one folder: ours has links to both
     package.mkdir(parents=True)
     for path in (*given, *Path(sysconfig.get_path("stdlib"), "test").iterdir()):
