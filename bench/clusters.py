@@ -20,7 +20,7 @@ from mpengine import AnyEngine, connect
 
 RESULTS = Path(__file__).resolve().parent / "results"
 ROUNDS = 9
-TRIPS = 50
+TRIPS = 300
 
 Function = Callable[..., Any]
 

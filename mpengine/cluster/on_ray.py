@@ -7,6 +7,7 @@ actor of ours anew nor repeats a call to it, and ends it when this program ends.
 from __future__ import annotations
 
 import contextlib
+import pickle
 import threading
 from typing import Any
 
@@ -14,6 +15,18 @@ from mpengine.cluster.agent import Agent, NoSuchAgent
 from mpengine.cluster.driver import Done, NodeGone
 
 _AT_ONCE = 8  # calls of an agent: one is a `take`, which waits
+
+
+class Actor:
+    """Has the agent. Bytes go in and come out, for Ray takes several times as long to pickle anything else."""
+
+    def __init__(self, spec: bytes, slots: int) -> None:
+        self._agent = Agent(spec, slots)
+
+    def call(self, call: bytes) -> bytes:
+        """A method's name and arguments, pickled; and what it returns."""
+        method, args = pickle.loads(call)
+        return pickle.dumps(getattr(self._agent, method)(*args), pickle.HIGHEST_PROTOCOL)
 
 
 class RayDriver:
@@ -39,7 +52,7 @@ class RayDriver:
         self._lock = threading.Lock()
         self._closed = False
         _join(ray, address, self.what)
-        self._remote = ray.remote(Agent)
+        self._remote = ray.remote(Actor)
 
     def nodes(self) -> dict[str, int]:
         """Ids of the nodes that are alive, and their CPUs."""
@@ -69,7 +82,7 @@ class RayDriver:
         def called(future: Any) -> None:
             error = future.exception()
             if error is None:
-                done(future.result(), None)
+                done(pickle.loads(future.result()), None)
                 return
             cause = getattr(error, "cause", None)  # a RayTaskError has the actor's own exception
             if isinstance(error, self._gone) or isinstance(cause, NoSuchAgent) or isinstance(error, NoSuchAgent):
@@ -77,7 +90,7 @@ class RayDriver:
             done(None, error)
 
         try:
-            future = getattr(handle, method).remote(*args).future()
+            future = handle.call.remote(pickle.dumps((method, args), pickle.HIGHEST_PROTOCOL)).future()
         except Exception as error:  # this program has left Ray
             done(None, NodeGone(str(error)))
             return
