@@ -83,7 +83,7 @@ class Gate:
         self.started = str(folder / "started")
         self.path = str(folder / "gate")
         os.mkfifo(self.path)
-        # Held for both ends and never closed: a job is not to wait for somebody to write, whenever it comes.
+        # Held for both ends, so that a job does not wait for somebody to write.
         self._letters = os.open(self.path, os.O_RDWR)
         # A function of its own: of this one the engine does not know how long it takes.
         code = jobs.wait_at.__code__.replace()
@@ -103,6 +103,13 @@ class Gate:
         """For all that are there now or come later: each takes a letter."""
         os.write(self._letters, b"x" * 1_000)
 
+    def close(self) -> None:
+        """When the test is over: who still comes finds a file, with a letter in it."""
+        self.open()
+        Path(f"{self.path}-opened").write_text("x")
+        os.replace(f"{self.path}-opened", self.path)
+        os.close(self._letters)
+
 
 def lines_of(path: str | Path) -> list[str]:
     try:
@@ -115,7 +122,7 @@ def lines_of(path: str | Path) -> list[str]:
 def gate(tmp_path: Path) -> Iterator[Gate]:
     gate = Gate(tmp_path)
     yield gate
-    gate.open()  # nobody is to wait there when the test has failed
+    gate.close()  # nobody is to wait there when the test has failed
 
 
 # ---- values and errors -----------------------------------------------------------------------------------------------

@@ -117,7 +117,7 @@ def make() -> Iterator[Callable[..., ClusterEngine]]:
 def gate(tmp_path: Path) -> Iterator[Gate]:
     gate = Gate(tmp_path)
     yield gate
-    gate.open()
+    gate.close()
 
 
 @pytest.mark.parametrize("seed", range(3))
