@@ -228,27 +228,24 @@ class AnyEngine(concurrent.futures.Executor):
         own = (AnyEngine.submit, Engine.submit)
         if type(self).submit not in own or "submit" in self.__dict__:
             return map_by_submit(self.submit, fn, items, deadline, buffersize or 4 * self._max_workers)
-        if not self._plain or self._observers.looking:
-            # Each call is a job with limits of its own, and with events for those who look.
-            stream = self._run_stream(
-                self._calls(fn, items), sure=sure, ordered=ordered, deadline=deadline, buffersize=buffersize,
-                length=self._length(iterables),
-            )  # fmt: skip
-            return _handed_over(iterate_values, stream, self)
-        return self._map_plain(
+        return self._map_items(
             fn, iterables, items, sure=sure, ordered=ordered, buffersize=buffersize, deadline=deadline
         )
+
+    def _map_items(
+        self, fn: Callable[..., Any], iterables: tuple[Iterable[Any], ...], items: Iterator[tuple[Any, ...]], *,
+        sure: bool, ordered: bool, buffersize: int | None, deadline: float | None,
+    ) -> ClosableIterator:  # fmt: skip
+        """Each call is a job, with limits of its own and with events for those who look."""
+        stream = self._run_stream(
+            self._calls(fn, items), sure=sure, ordered=ordered, deadline=deadline, buffersize=buffersize,
+            length=self._length(iterables),
+        )  # fmt: skip
+        return _handed_over(iterate_values, stream, self)
 
     def _calls(self, fn: Callable[..., Any], items: Iterator[tuple[Any, ...]]) -> Iterator[Job]:
         """The calls of a `map` as jobs."""
         return (Job(fn, args) for args in items)
-
-    def _map_plain(
-        self, fn: Callable[..., Any], iterables: tuple[Iterable[Any], ...], items: Iterator[tuple[Any, ...]], *,
-        sure: bool, ordered: bool, buffersize: int | None, deadline: float | None,
-    ) -> ClosableIterator:  # fmt: skip
-        """Where no call is a case of its own."""
-        raise NotImplementedError
 
     # ---- data for many jobs ----------------------------------------------------------------------------------------
 
@@ -466,10 +463,15 @@ class Engine(AnyEngine):
                 return future
         return super().submit(fn, *args, **kwargs)
 
-    def _map_plain(
+    def _map_items(
         self, fn: Callable[..., Any], iterables: tuple[Iterable[Any], ...], items: Iterator[tuple[Any, ...]], *,
         sure: bool, ordered: bool, buffersize: int | None, deadline: float | None,
     ) -> ClosableIterator:  # fmt: skip
+        """Without limits, and while nobody looks: calls travel together, and have no jobs of their own."""
+        if not self._plain or self._observers.looking:
+            return super()._map_items(
+                fn, iterables, items, sure=sure, ordered=ordered, buffersize=buffersize, deadline=deadline
+            )
         length = self._length(iterables)
         try:
             packed = codec.pack(fn, self._dispatcher.arena, COPY)

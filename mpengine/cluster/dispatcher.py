@@ -6,12 +6,9 @@ As `runtime.dispatcher`, whose rules hold here, too; but the workers are far awa
 from __future__ import annotations
 
 import logging
-import os
 import random
 import select
 import threading
-from collections import deque
-from collections.abc import Callable
 from typing import Any
 
 from mpengine.cluster import ledger as cl
@@ -21,25 +18,21 @@ from mpengine.cluster.nodes import NodeLink, Nodes
 from mpengine.cluster.payloads import pack_job
 from mpengine.core import actions as do
 from mpengine.core import events as ev
-from mpengine.core.ids import OpenIds
 from mpengine.core.job import Job, Status
 from mpengine.core.policy import StopLadder
-from mpengine.core.records import Record, Report
+from mpengine.core.records import Report
 from mpengine.core.verdicts import describe
 from mpengine.errors import EngineBroken, EngineClosed, EngineError, InternalError, WorkerStartError
-from mpengine.observing import JobAccepted, Observation, Observer, Observers
 from mpengine.options import Options
 from mpengine.runtime.admission import Gate, Tally
-from mpengine.runtime.answers import Answers
+from mpengine.runtime.any_dispatcher import CANCELLED, AnyDispatcher
 from mpengine.runtime.clock import monotonic
-from mpengine.runtime.inbox import Inbox
 from mpengine.runtime.stopping import ShutdownReport, ShutdownRequest, WorkerEnd
 from mpengine.wire import codec
 from mpengine.wire.remote_error import safe_text, unpack_error
 
 logger = logging.getLogger("mpengine")
 
-CANCELLED = "its future was cancelled"
 _LONGEST_POLL_S = 3600.0
 _MOST_START_FAILURES = 3  # one after another, while no node is ready
 _LONELY_S = 10.0  # for which jobs have waited without a node, before that is said
@@ -58,39 +51,34 @@ class _NoFunctions:
         """As `functions.Functions`."""
 
 
-class ClusterDispatcher:
-    """See `runtime.any_dispatcher` for what others ask of it. Starts its thread, and its nodes, at once."""
+class ClusterDispatcher(AnyDispatcher):
+    """See `runtime.any_dispatcher`. Starts its thread, and its nodes, at once. No future here is answered directly."""
 
-    answers: Answers  # never asked for: no future here has a batch of its own
+    _ledger: cl.ClusterLedger
 
     def __init__(self, options: Options, driver: Driver, spec: bytes, most: int | None) -> None:
-        self.pid = os.getpid()
-        self.name = options.name
-        self.started_at = monotonic()
-        self.closed = threading.Event()
-        self.report: ShutdownReport | None = None
-        self.ids = OpenIds()
-        self.observers = Observers(options.observers)
+        super().__init__(options)
         self.functions = _NoFunctions()
         self._tally: Tally = _Count()
-        self._inbox = Inbox()
-        self.post = self._inbox.post
-        self.ledger = cl.ClusterLedger(jitter=random.random)
-        self.books = self.ledger.books
+        self._ledger = cl.ClusterLedger(jitter=random.random)
+        self.books = self._ledger.books
         self.admission = Gate(options.name, self._inbox, self._tally, options.max_pending, self._waiting)
         self.nodes = Nodes(driver, spec, most, self, options.name)
         self._driver = driver
         self._output = options.output
-        self._events: deque[cl.Event] = deque()
-        self._ended: deque[do.Settle] = deque()
-        self._telling = False
-        self._joiners: list[threading.Event] = []
         self._ladder: StopLadder | None = None
         self._starts_until = 0.0
         self._ends: list[WorkerEnd] = []
         self._start_failures = 0
         self._lonely_since: float | None = None
-        self._wake_at: float | None = None
+        self._doers = {
+            cl.Send: self._send,
+            cl.Withdraw: self._withdraw,
+            cl.Recall: self._recall,
+            do.Settle: self._settle,
+            do.Retried: self._tell_retried,
+            do.Forget: lambda _: None,  # of a batch nothing is kept but what is in the books
+        }
         self._poll = select.poll()
         self._poll.register(self._inbox.wake_fd, select.POLLIN)
         self._thread = threading.Thread(target=self._run, name=f"{options.name}-dispatcher", daemon=True)
@@ -116,63 +104,17 @@ class ClusterDispatcher:
     def _waiting(self, admitted: int) -> int:
         return admitted - self.books.ended() - len(self.books.batches)
 
-    def is_own_thread(self) -> bool:
-        """Whether the caller is the dispatcher thread, inside a callback."""
-        return threading.get_ident() == self._thread.ident
-
-    def join(self, timeout: float | None) -> bool:
-        """Wait until no accepted job is open."""
-        drained = threading.Event()
-        self.post(lambda: self._joiners.append(drained))
-        return self.closed.is_set() or drained.wait(timeout)
-
     def catch_up(self) -> None:
         """The books know all there is to know."""
 
-    def observe(self, observer: Observer) -> Observation:
-        """See `Engine.observe`."""
-        observation = Observation(observer, self._end_observation)
-        self._do(lambda: self._begin_observation(observation))
-        if self.closed.is_set():
-            raise EngineClosed(f"{self.name} is closed: there is nothing left to observe")
-        return observation
-
-    def _begin_observation(self, observation: Observation) -> None:
-        if not self.closed.is_set():
-            self.observers.add(observation, (), list(self.books.records()))
-
-    def _end_observation(self, observation: Observation) -> None:
-        if self.pid == os.getpid():
-            self._do(lambda: self.observers.remove(observation))
-
-    def _do(self, what: Callable[[], None]) -> None:
-        """Have the dispatcher thread do this, and wait until it has. When that has ended, it may be left undone."""
-        if self.is_own_thread():
-            what()
-            return
-        done = threading.Event()
-
-        def do_it() -> None:
-            what()
-            done.set()
-
-        self.post(do_it)
-        if not self.closed.is_set():
-            done.wait()
-
-    def request_cancel(self, record: Record, running: bool) -> None:
-        """For a future."""
-        self.post(ev.CancelRequested(record, CANCELLED, running))
+    def _workers_there(self) -> list[tuple[int, float, float | None]]:
+        return []  # they are the nodes'
 
     def request_cancel_call(self, call: Any, running: bool) -> None:
         """For a future that has no record: there are none."""
 
     def somebody_waits(self) -> None:
         """This thread never sleeps lightly."""
-
-    def context_cancelled(self, context: Any, reason: str) -> None:
-        """As a context's listener."""
-        self.post(ev.ContextCancelled(context, reason))
 
     def forget_shared(self, number: int) -> None:
         """A function or a shared object is not needed any more. Also from finalizers."""
@@ -195,16 +137,6 @@ class ClusterDispatcher:
 
     # ---- the loop --------------------------------------------------------------------------------------------------
 
-    def _run(self) -> None:
-        try:
-            self.observers.state("open", self.started_at)
-            while self.report is None:
-                self._turn()
-        except BaseException as error:  # our bug: everything that waits fails with it at once
-            self._fail(error)
-        finally:
-            self._end()
-
     def _turn(self) -> None:
         if self._inbox.may_sleep():
             sleep_s = _LONGEST_POLL_S if self._wake_at is None else max(0.0, self._wake_at - monotonic())
@@ -214,7 +146,7 @@ class ClusterDispatcher:
         for item in self._inbox.take():
             self._take(item)
         now = monotonic()
-        due = self.ledger.next_wakeup()
+        due = self._ledger.next_wakeup()
         if due is not None and due <= now:
             self._tell(ev.TimePassed())
         self.nodes.look_after(now)
@@ -226,14 +158,13 @@ class ClusterDispatcher:
         self.nodes.listen()
         self._wake_at = self._next_wakeup()
         if not self.books.open and not self._inbox:
-            while self._joiners:
-                self._joiners.pop().set()
+            self._tell_joiners()
         self.admission.jobs_moved_on()
 
     def _next_wakeup(self) -> float | None:
         wakeups = [*self.nodes.due()]
         for other in (
-            self.ledger.next_wakeup(),
+            self._ledger.next_wakeup(),
             None if self._ladder is None else self._ladder.wakeup(),
             self._starts_until if monotonic() < self._starts_until else None,
             None if self._lonely_since is None else self._lonely_since + _LONELY_S,
@@ -244,12 +175,7 @@ class ClusterDispatcher:
 
     def _take(self, item: Any) -> None:
         if isinstance(item, ev.Accepted):
-            if self.observers:
-                now = monotonic()
-                for entry in item.entries:
-                    if isinstance(entry, Record):
-                        self.observers.emit(JobAccepted(entry.job, now))
-            self._tell(item)
+            self._accepted(item)
         elif isinstance(item, ShutdownRequest):
             self._shutdown_requested(item)
         elif callable(item):
@@ -259,54 +185,24 @@ class ClusterDispatcher:
 
     # ---- the ledger ------------------------------------------------------------------------------------------------
 
-    def _tell(self, event: cl.Event) -> None:
-        """Tell the ledger and do what it asks; what comes of that is told in turn."""
-        self._events.append(event)
-        if self._telling:
+    def _send(self, action: cl.Send) -> None:
+        record = action.batch.records[0]
+        if not record.sink.start(record):  # first: once it was sent, it may run
+            self._events.append(cl.Refused(action.node, action.batch.seq, CANCELLED))
             return
-        self._telling = True
-        try:
-            while self._events:
-                for action in self.ledger.handle(self._events.popleft(), monotonic()):
-                    self._perform(action)
-        finally:
-            self._telling = False
+        link = self.nodes.links.get(action.node)
+        if link is not None:  # or else the ledger is about to be told
+            link.run(action.batch.seq, record, monotonic())
 
-    def _perform(self, action: cl.Action) -> None:
-        match action:
-            case cl.Send(node, batch):
-                record = batch.records[0]
-                if not record.sink.start(record):  # first: once it was sent, it may run
-                    self._events.append(cl.Refused(node, batch.seq, CANCELLED))
-                    return
-                link = self.nodes.links.get(node)
-                if link is not None:  # or else the ledger is about to be told
-                    link.run(batch.seq, record, monotonic())
-            case cl.Withdraw(node, batch_seq):
-                link = self.nodes.links.get(node)
-                if link is not None:
-                    link.cancel(batch_seq)
-            case cl.Recall(node, batch_seq):
-                link = self.nodes.links.get(node)
-                if link is not None:
-                    link.recall(batch_seq)
-            case do.Settle(record, outcome):
-                if self.observers:
-                    self.observers.finished(record, outcome, monotonic())
-                self.ids.release(record)
-                self._ended.append(action)
-            case do.Retried():
-                if self.observers:
-                    self.observers.retried(action, monotonic())
+    def _withdraw(self, action: cl.Withdraw) -> None:
+        link = self.nodes.links.get(action.node)
+        if link is not None:
+            link.cancel(action.batch)
 
-    def _deliver(self) -> None:
-        """Tell the owners what has ended. Their callbacks run here, and may be the end of more."""
-        while self._ended:
-            action = self._ended.popleft()
-            try:
-                action.record.sink.settle(action.record, action.outcome)
-            except Exception:
-                logger.exception("delivering the outcome of job %r failed", action.record.job.id)
+    def _recall(self, action: cl.Recall) -> None:
+        link = self.nodes.links.get(action.node)
+        if link is not None:
+            link.recall(action.batch)
 
     # ---- as the keeper of the nodes ----------------------------------------------------------------------------------
 
@@ -470,14 +366,8 @@ class ClusterDispatcher:
             self.nodes.close()
         except Exception:
             logger.exception("%s: letting go of %s failed", self.name, self._driver.what)
-        self.observers.state("closed", monotonic())
-        self.closed.set()
         self._inbox.close()
-        for item in self._inbox.take():  # whoever asks later than this sees that it is closed
-            if callable(item):
-                item()
-        while self._joiners:
-            self._joiners.pop().set()
+        self._say_closed()
 
 
 def _text(error: BaseException) -> str:

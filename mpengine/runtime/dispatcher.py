@@ -15,7 +15,6 @@ Rules:
 from __future__ import annotations
 
 import logging
-import os
 import queue
 import random
 import select
@@ -27,7 +26,6 @@ from typing import Any, cast
 from mpengine.arrays.parcel import COPY, OWN
 from mpengine.core import actions as do
 from mpengine.core import events as ev
-from mpengine.core.ids import OpenIds
 from mpengine.core.job import Job
 from mpengine.core.ledger import Ledger
 from mpengine.core.naming import MAP
@@ -35,14 +33,14 @@ from mpengine.core.records import Call, Record
 from mpengine.errors import EngineBroken, EngineClosed, EngineError, InternalError, WorkerStartError
 from mpengine.functions import Functions
 from mpengine.futures import JobFuture
-from mpengine.observing import JobAccepted, Observation, Observer, Observers
+from mpengine.observing import JobAccepted
 from mpengine.options import Options
 from mpengine.runtime import descriptors, stopping
 from mpengine.runtime.admission import Admission
 from mpengine.runtime.answers import Answers
+from mpengine.runtime.any_dispatcher import CANCELLED, AnyDispatcher
 from mpengine.runtime.clock import monotonic
 from mpengine.runtime.express import Express, LoneSink
-from mpengine.runtime.inbox import Inbox
 from mpengine.runtime.lane import Lane
 from mpengine.runtime.launching import prepare_context
 from mpengine.runtime.memory import Memory
@@ -56,9 +54,7 @@ from mpengine.wire.remote_error import safe_text
 
 logger = logging.getLogger("mpengine")
 
-CANCELLED = "its future was cancelled"
 _DESCRIPTORS = 14  # of an engine and the resource tracker, workers aside
-_LATE = (do.Settle, do.Forget, do.Kill)  # of the actions: these can wait for the others
 _SHORTEST_NAP_S = 0.001  # epoll counts in milliseconds, and rounds up
 _POLL_FOREVER = -1
 _LIGHT_SLEEP_S = 0.005
@@ -69,33 +65,21 @@ _LAST_WORDS_S = 5.0  # for what jobs have printed to be taken, once all workers 
 Posted = ev.Event | WorkerHandle | WorkerStartError | ShutdownRequest | Callable[[], None]
 
 
-class Dispatcher:
+class Dispatcher(AnyDispatcher):
     """See the module's text. Starts its first workers and its thread at once.
 
     Attributes:
-        admission: For any thread: how jobs get in.
-        books: To read in; only the ledger writes.
-        ids: Of open jobs; any thread adds, this one removes.
         arena: For any thread: what goes to the workers in shared memory.
-        functions: Those that cross once.
         lane: For any thread: how plain calls get in.
-        observers: Any thread may ask whether there are any.
-        closed: Set when every worker is gone and this thread ends.
-        report: Of the shutdown, when that is over.
     """
+
+    admission: Admission
+    _ledger: Ledger
 
     def __init__(self, options: Options) -> None:
         prepare_context(options.context)
         descriptors.check_room(_DESCRIPTORS + WORKER_DESCRIPTORS, "an engine")
-        self.pid = os.getpid()
-        self.name = options.name
-        self.started_at = monotonic()
-        self.closed = threading.Event()
-        self.report: ShutdownReport | None = None
-        self.ids = OpenIds()
-        self.observers = Observers(options.observers)
-        self._inbox = Inbox()
-        self.post = self._inbox.post
+        super().__init__(options)
         self._ledger = Ledger(stop_grace=options.stop_grace, jitter=random.random)
         self.books = self._ledger.books
         self._outbox = Outbox()
@@ -110,14 +94,8 @@ class Dispatcher:
             options.name, self._inbox, self._express, self.lane, options.max_pending, self._waiting
         )  # fmt: skip
         self.lane.admit_call = self.admission.admit_call
-        self._failed = options.failed
         self._given_up: deque[tuple[Call, bool]] = deque()
-        self._events: deque[ev.Event] = deque()
-        self._ended: deque[do.Settle | do.EndCalls] = deque()  # and not delivered
-        self._telling = False
         self._stopping: Stopping | None = None
-        self._joiners: list[threading.Event] = []
-        self._wake_at: float | None = None  # when there is something to do, if nothing happens before
         spec = {
             "initializer": options.initializer, "initargs": options.initargs,
             "max_tasks": options.max_tasks_per_child, "memory_limit": options.memory_limit,
@@ -213,58 +191,12 @@ class Dispatcher:
         except (ValueError, LookupError):  # it has just been buried, or its jobs have changed hands meanwhile
             return None
 
-    def join(self, timeout: float | None) -> bool:
-        """Wait until no accepted job is open."""
-        drained = threading.Event()
-        self.post(lambda: self._joiners.append(drained))
-        return self.closed.is_set() or drained.wait(timeout)
-
     def catch_up(self) -> None:
         """Wait until the books know what their owners know: a value that was taken directly is a job that has ended."""
         self._do(self.workforce.observe)
 
-    def _do(self, what: Callable[[], None]) -> None:
-        """Have the dispatcher thread do this, and wait until it has. When that has ended, it may be left undone."""
-        if self.is_own_thread():
-            what()
-            return
-        done = threading.Event()
-
-        def do_it() -> None:
-            what()
-            done.set()
-
-        self.post(do_it)
-        if not self.closed.is_set():
-            done.wait()
-
-    def observe(self, observer: Observer) -> Observation:
-        """See `Engine.observe`."""
-        observation = Observation(observer, self._end_observation)
-        if self.is_own_thread():
-            # In a callback, perhaps one that is told of a job which the books hold no more, or not yet: it begins when
-            # that is over. What the callback submits from here on is told.
-            self.observers.looking = True
-            self.post(lambda: self._begin_observation(observation))
-            return observation
-        self._do(lambda: self._begin_observation(observation))
-        if self.closed.is_set():
-            raise EngineClosed(f"{self.name} is closed: there is nothing left to observe")
-        return observation
-
-    def _begin_observation(self, observation: Observation) -> None:
-        if self.closed.is_set():
-            return
-        workers = [(handle.pid, handle.started_at, handle.ready_at) for handle in self.supervisor.alive()]
-        self.observers.add(observation, workers, list(self.books.records()))
-
-    def _end_observation(self, observation: Observation) -> None:
-        if self.pid == os.getpid():
-            self._do(lambda: self.observers.remove(observation))
-
-    def request_cancel(self, record: Record, running: bool) -> None:
-        """For a future."""
-        self.post(ev.CancelRequested(record, CANCELLED, running))
+    def _workers_there(self) -> list[tuple[int, float, float | None]]:
+        return [(handle.pid, handle.started_at, handle.ready_at) for handle in self.supervisor.alive()]
 
     def request_cancel_call(self, call: Call, running: bool) -> None:
         """For a future that has no record."""
@@ -274,10 +206,6 @@ class Dispatcher:
     def somebody_waits(self) -> None:
         """For the outcome of a job on the short way: this thread must not sleep lightly now."""
         self._inbox.wake()
-
-    def context_cancelled(self, context: object, reason: str) -> None:
-        """As a context's listener."""
-        self.post(ev.ContextCancelled(context, reason))  # type: ignore[arg-type]
 
     def finish_function(self, fn: MappedFunction) -> None:
         """A map is over; its function's block can go when its last batch has gone."""
@@ -292,16 +220,6 @@ class Dispatcher:
         return stopping.report(self.books, self.supervisor, self._stopping)
 
     # ---- the loop --------------------------------------------------------------------------------------------------
-
-    def _run(self) -> None:
-        try:
-            self.observers.state("open", self.started_at)
-            while self.report is None:
-                self._turn()
-        except BaseException as error:  # our bug: see rule 5
-            self._fail(error)
-        finally:
-            self._end()
 
     def _turn(self) -> None:
         idle = self._may_sleep()  # before the look at who waits: who comes later, wakes
@@ -339,8 +257,7 @@ class Dispatcher:
         self._deliver()
         self._wake_at = self._next_wakeup()
         if not self.books.open and self._has_taken_all():
-            while self._joiners:
-                self._joiners.pop().set()
+            self._tell_joiners()
         self.admission.jobs_moved_on()
 
     def _nap(self, sleep_s: float) -> float:
@@ -469,36 +386,7 @@ class Dispatcher:
         self.ids.become_record(future, future._record)
         return future._record
 
-    def _accepted(self, event: ev.Accepted) -> None:
-        if self.observers:
-            now = monotonic()
-            for entry in event.entries:
-                if isinstance(entry, Record):
-                    self.observers.emit(JobAccepted(entry.job, now))
-        self._tell(event)
-
     # ---- the ledger ------------------------------------------------------------------------------------------------
-
-    def _tell(self, event: ev.Event) -> None:
-        """Tell the ledger and do what it asks; what comes of that is told in turn."""
-        self._events.append(event)
-        if self._telling:
-            return
-        self._telling = True
-        try:
-            while self._events:
-                actions = self._ledger.handle(self._events.popleft(), monotonic())
-                late = []
-                for action in actions:  # workers first: a slow callback must not keep them idle
-                    kind = type(action)
-                    if kind in _LATE:
-                        late.append(action)
-                    else:
-                        self._doers[kind](action)
-                for action in late:
-                    self._doers[type(action)](action)
-        finally:
-            self._telling = False
 
     def _forget(self, action: do.Forget) -> None:
         self._outbox.forget(action.batch)
@@ -517,10 +405,6 @@ class Dispatcher:
         self._book()  # one of them may be news
         self._events.append(ev.Retracted(batches))
 
-    def _tell_retried(self, action: do.Retried) -> None:
-        if self.observers:
-            self.observers.retried(action, monotonic())
-
     def _put(self, action: do.PutBatch) -> None:
         span = action.batch.span
         if span is not None and span.jobs is not None:
@@ -538,28 +422,6 @@ class Dispatcher:
         else:
             for record in refused:
                 self._events.append(ev.CancelRequested(record, CANCELLED, running=True))
-
-    def _settle(self, action: do.Settle) -> None:
-        record, outcome = action.record, action.outcome
-        if self.observers:
-            self.observers.finished(record, outcome, monotonic())
-        self.ids.release(record)
-        if self._failed is not None and outcome.error is not None:
-            self._failed(record.job.id, outcome.error)
-        self._ended.append(action)
-
-    def _deliver(self) -> None:
-        """Tell the owners what has ended. Their callbacks run here, and may be the end of more."""
-        while self._ended:
-            action = self._ended.popleft()
-            try:
-                if isinstance(action, do.Settle):
-                    action.record.sink.settle(action.record, action.outcome)
-                else:
-                    action.sink.ended(action.part)
-            except Exception:
-                count = 1 if isinstance(action, do.Settle) else action.part.count
-                logger.exception("delivering the outcomes of %d jobs failed", count)
 
     # ---- the end -----------------------------------------------------------------------------------------------------
 
@@ -619,10 +481,4 @@ class Dispatcher:
         self._inbox.close()
         if self._output is not None:
             self._output.close(_LAST_WORDS_S)
-        self.observers.state("closed", monotonic())
-        self.closed.set()
-        for item in self._inbox.take():  # whoever asks later than this sees that it is closed
-            if callable(item):
-                item()
-        while self._joiners:
-            self._joiners.pop().set()
+        self._say_closed()
