@@ -17,9 +17,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
-from collections.abc import Callable, Iterator, Mapping
 from types import CodeType, FunctionType, MethodType, ModuleType
-from typing import Any
+
+TYPE_CHECKING = False  # as typing has it, whose import takes a worker milliseconds
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from typing import Any
 
 _AS_THEY_COME = (type, ModuleType, str, bytes, int, float, complex, type(None))  # as all that binds, see `_is_kept`
 _MAIN = ("__main__", "__mp_main__")  # a forked worker has it, and what is in it travels by value all the same
