@@ -24,7 +24,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from typing import Any
 
-_AS_THEY_COME = (type, ModuleType, str, bytes, int, float, complex, type(None))  # as all that binds, see `_is_kept`
+_AS_THEY_COME = (
+    type,
+    ModuleType,
+    str,
+    bytes,
+    int,
+    float,
+    complex,
+    type(None),
+)  # and so does all that binds to an instance
 _MAIN = ("__main__", "__mp_main__")  # a forked worker has it, and what is in it travels by value all the same
 
 # By the module's name, or the class's module and name. Complete before the first job, then only read.
