@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import tqdm.asyncio
 
-from mpengine import Engine, EngineBroken, EngineClosed, Job, Outcome
+from mpengine import Engine, EngineBroken, EngineClosed, Job, Outcome, async_streams
+from mpengine.drawing import LEAST_AHEAD
 from tests.api import jobs
 from tests.runtime.fixtures import MakeEngine
 from tests.runtime.gates import Gate
@@ -116,8 +117,11 @@ def test_the_loop_goes_on_while_an_input_blocks(engine: Engine) -> None:
     assert run(main()) == [1, 2]
 
 
-def test_a_consumer_that_always_finds_something_lets_others_have_their_turn(engine: Engine) -> None:
-    assert sum(1 for _ in engine.run(Job(abs, (n,)) for n in range(30_000))) == 30_000  # the pace is known
+def test_a_consumer_that_always_finds_something_lets_others_have_their_turn(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(async_streams, "monotonic", itertools.count().__next__)  # between two looks, a second
+    count = 2 * LEAST_AHEAD  # so many are drawn ahead, for two workers, at any pace
     turns = 0
 
     async def count_turns() -> None:
@@ -129,15 +133,15 @@ def test_a_consumer_that_always_finds_something_lets_others_have_their_turn(engi
     async def main() -> int:
         counting = asyncio.ensure_future(count_turns())
         already = engine.stats().succeeded
-        outcomes = engine.arun(Job(abs, (n,)) for n in range(10_000))
+        outcomes = engine.arun(Job(abs, (n,)) for n in range(count))
         await anext(outcomes)
-        wait_for(lambda: engine.stats().succeeded - already == 10_000)  # the loop stands still
+        wait_for(lambda: engine.stats().succeeded - already == count)  # the loop stands still
         before = turns
-        assert len(await outcomes_of(outcomes)) == 9_999
+        assert len(await outcomes_of(outcomes)) == count - 1
         counting.cancel()
         return turns - before
 
-    assert run(main()) > 1
+    assert run(main()) >= count - 1
 
 
 @pytest.mark.parametrize("form", [lazily, at_once, later])
