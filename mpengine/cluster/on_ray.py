@@ -46,7 +46,7 @@ class RayDriver:
             raise ImportError("an engine on Ray needs ray: pip install 'mpengine[ray]'") from error
         self._ray = ray
         self._affinity = NodeAffinitySchedulingStrategy
-        self._gone = (ray.exceptions.RayActorError, ray.exceptions.RaySystemError)
+        self._gone: tuple[type[BaseException], ...] = (ray.exceptions.RayActorError, ray.exceptions.RaySystemError)
         self.what = "Ray" if address is None else f"Ray at {address}"
         self._actors: set[Any] = set()
         self._lock = threading.Lock()
@@ -80,14 +80,15 @@ class RayDriver:
         """As in `Driver`."""
 
         def called(future: Any) -> None:
-            error = future.exception()
-            if error is None:
-                done(pickle.loads(future.result()), None)
-                return
-            cause = getattr(error, "cause", None)  # a RayTaskError has the actor's own exception
-            if isinstance(error, self._gone) or isinstance(cause, NoSuchAgent) or isinstance(error, NoSuchAgent):
-                error = NodeGone(f"its actor has ended: {' '.join(str(error).split())[:500]}")
-            done(None, error)
+            try:
+                answer = pickle.loads(future.result())
+            except Exception as error:
+                cause = getattr(error, "cause", None)  # a RayTaskError has the actor's own exception
+                if isinstance(error, (*self._gone, NoSuchAgent)) or isinstance(cause, NoSuchAgent):
+                    error = NodeGone(f"its actor has ended: {' '.join(str(error).split())[:500]}")
+                done(None, error)
+            else:
+                done(answer, None)
 
         try:
             future = handle.call.remote(pickle.dumps((method, args), pickle.HIGHEST_PROTOCOL)).future()
