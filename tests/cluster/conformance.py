@@ -499,6 +499,22 @@ def test_observers_hear_the_whole_story(engine: AnyEngine) -> None:
     assert {e.job.id for e in events if isinstance(e, (JobAccepted, JobStarted))} == {"watched"}
 
 
+def test_an_observer_given_inside_a_callback_hears_of_what_that_submits(engine: AnyEngine) -> None:
+    events: list[Any] = []
+    made: list[Any] = []
+
+    def then(_: Any) -> None:
+        made.append(engine.observe(events.append))
+        made.append(engine.map(jobs.square, range(50)))
+
+    engine.submit(jobs.square, 2).add_done_callback(then)
+    observation, values = wait_for(lambda: len(made) == 2 and made)  # type: ignore[misc]
+    assert list(values) == [n * n for n in range(50)]
+    observation.end()
+    for kind in (JobAccepted, JobStarted, JobFinished):
+        assert sum(isinstance(event, kind) for event in events) == 50
+
+
 def test_stats_and_join(engine: AnyEngine, gate: Gate) -> None:
     before = engine.stats()
     future = engine.dispatch(gate.job())
