@@ -152,8 +152,6 @@ class MpengineBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         assert self._call is not None
         return self._call.submit(func, callback)
 
-    apply_async = submit  # its name before joblib 1.5
-
     def retrieve_result_callback(self, out: concurrent.futures.Future[Any]) -> Any:
         """What the batch returned; or its error is raised."""
         return out.result()
