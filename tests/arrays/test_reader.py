@@ -109,7 +109,7 @@ def test_a_lease_is_kept_by_whatever_looks_at_it_and_goes_with_the_last(
         yield view.cast("Q")[::2]
         yield np.frombuffer(view, np.int64)
         yield np.frombuffer(view, np.uint8).reshape(20, 50)[3:7, ::2].T
-        yield memoryview(np.frombuffer(view, np.float32)[5:])  # type: ignore[arg-type]
+        yield np.frombuffer(view, np.float32)[5:].data
         yield pickle.PickleBuffer(view)
         yield pickle.loads(pickle.dumps(np.zeros(125), 5, buffer_callback=lambda _: None), buffers=[view])
 
